@@ -1,0 +1,233 @@
+"""Failures on demand: what happens to a request in the place of its usual answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from enum import Enum, auto
+
+from aiohttp import web
+from attrs import frozen
+
+from ..operations import MESSAGING, OPERATIONS
+from .answers import api_error
+
+__all__ = ["Fault", "Faults"]
+
+TOKEN = "token"
+UPLOAD = "upload"
+
+
+class Fault(Enum):
+    """What may go wrong. Names that end in AFTER: the request was accepted, and has its effect."""
+
+    THROTTLED = auto()
+    INTERNAL_FAILURE = auto()
+    INTERNAL_FAILURE_AFTER = auto()
+    UNAVAILABLE = auto()
+    UNAVAILABLE_AFTER = auto()
+    BAD_GATEWAY = auto()
+    """502 in HTML."""
+    DROPPED = auto()
+    DROPPED_AFTER = auto()
+    HANG = auto()
+    HANG_AFTER = auto()
+    HTML_AFTER = auto()
+    """A success whose body is HTML."""
+    EMPTY_AFTER = auto()
+    """A success whose body is empty."""
+    TRUNCATED_AFTER = auto()
+    """A success whose JSON breaks off."""
+    CUT_AFTER = auto()
+    """A success whose connection ends in the middle of its body."""
+    ERRORS_AFTER = auto()
+    """A success whose body holds errors."""
+    HTML_ERROR = auto()
+    """400 in HTML."""
+    REDIRECT = auto()
+    EXPIRED_TOKEN = auto()
+    REVOKED_TOKEN = auto()
+    NOT_AVAILABLE = auto()
+    """403: this kind of message is not available for this order."""
+    DENIED = auto()
+    """403 without a word about the token."""
+    TEMPORARILY_UNAVAILABLE = auto()
+    """Login with Amazon's own word for a failure that passes."""
+
+    @property
+    def accepts(self) -> bool:
+        """Whether the request has its effect before the failure."""
+        return self.name.endswith("_AFTER")
+
+
+@frozen
+class _Scripted:
+    fault: Fault
+    operation: str | None
+    amazon_order_id: str | None
+
+
+class Faults:
+    """The script: each request takes the first fault that is meant for it."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._script: deque[_Scripted] = deque()
+        self._stopped = asyncio.Event()
+
+    def add(
+        self,
+        *faults: Fault,
+        operation: str | None = None,
+        amazon_order_id: str | None = None,
+    ) -> None:
+        """Let the next requests fail, one fault each, in this order.
+
+        operation: Amazon's name of the only operation meant, "token" for Login with Amazon, or
+            "upload" for the PUT of a file; all 13 operations of messaging unless given.
+        amazon_order_id: the only order meant.
+
+        Raises ValueError for a name that is no operation.
+        """
+        if operation is not None and operation not in {*OPERATIONS, TOKEN, UPLOAD}:
+            raise ValueError(f"{operation!r} is no operation")
+        self._script.extend(_Scripted(fault, operation, amazon_order_id) for fault in faults)
+
+    def clear(self) -> None:
+        """Forget what is left of the script."""
+        self._script.clear()
+
+    def __len__(self) -> int:
+        return len(self._script)
+
+    def refused(self) -> AbstractAsyncContextManager[None]:
+        """While it is open, connections are refused, and those that are open are closed."""
+        return self._listener.refusing()
+
+    def take(self, operation: str, amazon_order_id: str | None) -> Fault | None:
+        """The fault for a request, which is spent with it."""
+        for scripted in self._script:
+            if _is_meant(scripted, operation, amazon_order_id):
+                self._script.remove(scripted)
+                return scripted.fault
+        return None
+
+    def release(self) -> None:
+        """End every hang."""
+        self._stopped.set()
+
+    async def perform(
+        self,
+        fault: Fault,
+        request: web.Request,
+        usual: Callable[[], Awaitable[web.StreamResponse]],
+    ) -> web.StreamResponse:
+        """Answer as the fault says. `usual` is the request's usual handling and its effect."""
+        answer = await usual() if fault.accepts else None
+        if answer is not None and answer.status >= 400:
+            return answer  # it was refused, so there is nothing to fail after
+        return await _PERFORM[fault](self, request)
+
+    async def _hang(self, request: web.Request) -> web.StreamResponse:
+        await self._stopped.wait()
+        return await self._drop(request)
+
+    async def _drop(self, request: web.Request) -> web.StreamResponse:
+        if request.transport is not None:
+            request.transport.abort()
+        return web.Response()
+
+    async def _cut(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(status=201, headers={"content-length": "1000"})
+        await response.prepare(request)
+        await response.write(b'{"some')
+        if request.transport is not None:
+            request.transport.close()
+        return response
+
+
+def _is_meant(scripted: _Scripted, operation: str, amazon_order_id: str | None) -> bool:
+    by_name = scripted.operation == operation
+    if scripted.operation is None:
+        by_name = operation in MESSAGING
+    return by_name and scripted.amazon_order_id in (None, amazon_order_id)
+
+
+_HTML = "<!DOCTYPE html><html><body><h1>{}</h1></body></html>"
+_DENIED = "Access to requested resource is denied."
+
+Performance = Callable[[Faults, web.Request], Awaitable[web.StreamResponse]]
+
+
+def _answer(make: Callable[[], web.Response]) -> Performance:
+    async def perform(faults: Faults, request: web.Request) -> web.StreamResponse:
+        return make()
+
+    return perform
+
+
+def _error(status: int, code: str, message: str, details: str = "") -> Performance:
+    return _answer(lambda: api_error(status, code, message, details))
+
+
+def _text(status: int, text: str, content_type: str) -> Performance:
+    return _answer(lambda: web.Response(status=status, text=text, content_type=content_type))
+
+
+_INTERNAL = _error(500, "InternalFailure", "We encountered an internal error. Please try again.")
+_UNAVAILABLE = _error(503, "ServiceUnavailable", "Service is temporarily unavailable.")
+
+_PERFORM: dict[Fault, Performance] = {
+    Fault.THROTTLED: _error(429, "QuotaExceeded", "You exceeded your quota."),
+    Fault.INTERNAL_FAILURE: _INTERNAL,
+    Fault.INTERNAL_FAILURE_AFTER: _INTERNAL,
+    Fault.UNAVAILABLE: _UNAVAILABLE,
+    Fault.UNAVAILABLE_AFTER: _UNAVAILABLE,
+    Fault.BAD_GATEWAY: _text(502, _HTML.format("502 Bad Gateway"), "text/html"),
+    Fault.DROPPED: Faults._drop,
+    Fault.DROPPED_AFTER: Faults._drop,
+    Fault.HANG: Faults._hang,
+    Fault.HANG_AFTER: Faults._hang,
+    Fault.HTML_AFTER: _text(201, _HTML.format("OK"), "text/html"),
+    Fault.EMPTY_AFTER: _text(201, "", "application/json"),
+    Fault.TRUNCATED_AFTER: _text(201, '{"errors', "application/json"),
+    Fault.CUT_AFTER: Faults._cut,
+    Fault.ERRORS_AFTER: _error(201, "InternalFailure", "Something went wrong."),
+    Fault.HTML_ERROR: _text(400, _HTML.format("400 Bad Request"), "text/html"),
+    Fault.REDIRECT: _answer(lambda: web.Response(status=307, headers={"location": "/elsewhere"})),
+    Fault.EXPIRED_TOKEN: _error(
+        403, "Unauthorized", _DENIED, "The access token you provided has expired."
+    ),
+    Fault.REVOKED_TOKEN: _error(
+        403,
+        "Unauthorized",
+        _DENIED,
+        "The access token you provided is revoked, malformed or invalid.",
+    ),
+    Fault.NOT_AVAILABLE: _error(
+        403, "Unauthorized", "Invalid amazonOrderId and template combination."
+    ),
+    Fault.DENIED: _error(403, "Unauthorized", _DENIED),
+    Fault.TEMPORARILY_UNAVAILABLE: _text(
+        400, '{"error": "temporarily_unavailable"}', "application/json"
+    ),
+}
+
+
+class Listener:
+    """The open door of the sandbox, which can be shut for a while."""
+
+    def __init__(self, open_: Callable[[], Awaitable[None]], shut: Callable[[], Awaitable[None]]):
+        self._open = open_
+        self._shut = shut
+
+    @asynccontextmanager
+    async def refusing(self) -> AsyncIterator[None]:
+        """Shut, and open again at the end."""
+        await self._shut()
+        try:
+            yield
+        finally:
+            await self._open()

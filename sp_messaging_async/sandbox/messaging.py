@@ -1,0 +1,237 @@
+"""The operations: what is refused, what is answered, and what reaches the buyer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, cast
+
+from aiohttp import hdrs, web
+
+from .. import codec
+from ..marketplaces import Marketplace
+from ..models import MAX_ATTACHMENT_BYTES, Attached, Attachment, MessageRequest
+from ..operations import MESSAGING, UPLOAD, Operation
+from .answers import api_error, api_ok
+from .inbox import Delivered, DeliveredFile
+from .login import Login, Refused
+from .plans import Plans
+from .uploads import Place, Uploads, place_of
+
+__all__ = ["ActionsForm", "Messaging"]
+
+ActionsForm = Literal["live", "model"]
+
+# Amazon's static sandbox orders.
+SUCCEEDS = "123-1234567-1234567"
+FAILS = "123-1234567-0000000"
+FAILS_INVOICE = "badOrderId"
+
+
+class _Refusal(Exception):
+    """A request that Amazon would refuse: status, code, message and details of its answer."""
+
+    def __init__(self, status: int, code: str, message: str, details: str = "") -> None:
+        super().__init__(status, code, message, details)
+        self.args4 = (status, code, message, details)
+
+
+def _invalid(message: str, details: str = "") -> _Refusal:
+    return _Refusal(400, "InvalidInput", message, details)
+
+
+class Messaging:
+    """Answers the 13 operations and the creation of upload destinations.
+
+    actions_form: in which of its two forms getMessagingActionsForOrder answers; the static order
+        always gets the model's, as at Amazon.
+    locale: what getAttributes tells of every buyer.
+    """
+
+    def __init__(
+        self,
+        login: Login,
+        plans: Plans,
+        uploads: Uploads,
+        clock: Callable[[], float],
+        actions_form: ActionsForm,
+        locale: str,
+    ) -> None:
+        self.delivered: list[Delivered] = []
+        self.actions_form: ActionsForm = actions_form
+        self.locale = locale
+        self._login = login
+        self._plans = plans
+        self._uploads = uploads
+        self._clock = clock
+
+    async def handle(self, operation: Operation, request: web.Request) -> web.StreamResponse:
+        """Answer one request, checked in Amazon's order: token, plan, content."""
+        rate = self._plans.rate(operation.name)
+        try:
+            seller = self._seller(request)
+            if not self._plans.take(seller, operation.name):
+                raise _Refusal(429, "QuotaExceeded", "You exceeded your quota for the resource.")
+            if not request.headers.get(hdrs.USER_AGENT):
+                raise _invalid("Invalid Input", "The user-agent header is missing")
+            status, body = await self._answer(operation, request, seller)
+        except _Refusal as refusal:
+            return api_error(*refusal.args4, rate=rate)
+        return api_ok(status, body, rate)
+
+    def _seller(self, request: web.Request) -> str:
+        try:
+            return self._login.seller_of(request.headers.get("x-amz-access-token"))
+        except Refused as refused:
+            denied = "Access to requested resource is denied."
+            raise _Refusal(403, "Unauthorized", denied, str(refused)) from None
+
+    async def _answer(
+        self, operation: Operation, request: web.Request, seller: str
+    ) -> tuple[int, object]:
+        if operation is UPLOAD:
+            return 201, self._upload_destination(request, seller)
+        marketplace = _marketplace(request, {"marketplaceIds"})
+        order_id = request.match_info["amazonOrderId"]
+        content = await _content(operation, request)
+        if order_id == (FAILS_INVOICE if operation.name == "sendInvoice" else FAILS):
+            raise _invalid("Invalid Input")
+        if content is None:
+            return 200, self._read(operation, order_id, marketplace)
+        files = self._files(operation, order_id, content, seller)
+        self.delivered.append(
+            Delivered(operation.name, order_id, marketplace, content, files, seller, self._clock())
+        )
+        return 201, {}
+
+    def _upload_destination(self, request: web.Request, seller: str) -> object:
+        if "%2F" in request.rel_url.raw_path.upper():
+            raise _Refusal(403, "Unauthorized", "Access to requested resource is denied.")
+        _marketplace(request, {"marketplaceIds", "contentMD5", "contentType"})
+        place = place_of(seller, request.match_info["resource"])
+        if place is None:
+            raise _invalid("Invalid Input", "The resource takes no uploads")
+        base_url = f"{request.scheme}://{request.host}"
+        try:
+            md5 = request.query.get("contentMD5", "")
+            return {"payload": self._uploads.create(base_url, place, md5)}
+        except ValueError as error:
+            raise _invalid("Invalid Input", str(error)) from None
+
+    def _read(self, operation: Operation, order_id: str, marketplace: Marketplace) -> object:
+        if operation.name == "getAttributes":
+            return {"buyer": {"locale": self.locale}}
+        links = _links(order_id, marketplace)
+        if order_id == SUCCEEDS:
+            return {"_links": links}
+        action = _live_action if self.actions_form == "live" else _model_action
+        actions = [
+            action(row, order_id, marketplace) for row in MESSAGING.values() if row.messages_buyer
+        ]
+        return {"_links": links, "_embedded": {"actions": actions}}
+
+    def _files(
+        self, operation: Operation, order_id: str, content: MessageRequest, seller: str
+    ) -> tuple[DeliveredFile, ...]:
+        place = Place(seller, order_id, operation.kind)
+        listed = cast("Attached", getattr(content, "attachments", ()))
+        files = tuple(self._file(item, place) for item in listed if isinstance(item, Attachment))
+        if sum(len(file.content or b"") for file in files) > MAX_ATTACHMENT_BYTES:
+            raise _invalid("Invalid Input", "The attachments are larger than 10 MB together")
+        return files
+
+    def _file(self, attachment: Attachment, place: Place) -> DeliveredFile:
+        content = self._uploads.content(attachment.upload_destination_id, place)
+        if content is None and place.amazon_order_id != SUCCEEDS:
+            identity = attachment.upload_destination_id
+            raise _invalid(f"Attachment with ID {identity} does not exist")
+        return DeliveredFile(attachment.file_name, content)
+
+
+def _marketplace(request: web.Request, known: set[str]) -> Marketplace:
+    unknown = request.query.keys() - known
+    if unknown:
+        raise _invalid("Invalid Input", f"Unknown query parameter {min(unknown)}")
+    given = request.query.getall("marketplaceIds", [])
+    if len(given) != 1 or "," in given[0]:
+        raise _invalid("Invalid Input", "marketplaceIds takes exactly one value")
+    found = [marketplace for marketplace in Marketplace if marketplace.id == given[0]]
+    if not found:
+        raise _invalid("Invalid Input", f"Marketplace {given[0]} does not exist")
+    return found[0]
+
+
+async def _content(operation: Operation, request: web.Request) -> MessageRequest | None:
+    """The body as the operation's request; None where the operation only reads."""
+    if operation.request is None:
+        return None
+    raw = await request.read()
+    if operation.has_body:
+        if request.content_type != "application/json":
+            raise _Refusal(415, "UnsupportedMediaType", "The content type must be application/json")
+        return _decoded(raw, operation.request)
+    if hdrs.CONTENT_TYPE in request.headers:
+        raise _Refusal(415, "UnsupportedMediaType", "The operation takes no content")
+    if raw:
+        raise _invalid("Invalid Input", "The operation takes no body")
+    return _decoded(b"{}", operation.request)
+
+
+def _decoded(raw: bytes, cls: type[MessageRequest]) -> MessageRequest:
+    try:
+        content: MessageRequest = codec.decode_strictly(codec.parse(raw), cls)
+    except codec.DecodingError as error:
+        raise _invalid("Invalid Input", str(error)) from None
+    return content
+
+
+# The two forms of an action. Amazon's samples of 2025-10 are flatter than its model.
+
+
+def _path(row: Operation, order_id: str, marketplace: Marketplace) -> str:
+    path = row.path.replace("{amazonOrderId}", order_id)
+    return f"{path}?marketplaceIds={marketplace.id}"
+
+
+def _links(order_id: str, marketplace: Marketplace) -> dict[str, object]:
+    order = f"/messaging/v1/orders/{order_id}?marketplaceIds={marketplace.id}"
+    actions = [
+        {"href": _path(row, order_id, marketplace), "name": row.kind}
+        for row in MESSAGING.values()
+        if row.messages_buyer
+    ]
+    return {"self": {"href": order}, "actions": actions}
+
+
+def _model_action(row: Operation, order_id: str, marketplace: Marketplace) -> dict[str, object]:
+    path = _path(row, order_id, marketplace)
+    schema = {"href": path.replace("?", "/schema?"), "name": row.kind}
+    return {
+        "payload": {"name": row.kind},
+        "_links": {"self": {"href": path}, "schema": schema},
+        "_embedded": {"schema": {"_links": {"self": schema}, "payload": _schema(row)}},
+    }
+
+
+# Names of actions that are not the last part of a path.
+_LIVE_NAMES = {"invoice": "sendInvoice", "negativeFeedbackRemoval": "updateFeedback"}
+
+
+def _live_action(row: Operation, order_id: str, marketplace: Marketplace) -> dict[str, object]:
+    path = _path(row, order_id, marketplace)
+    schema = {"_links": {"self": {"href": path.replace("?", "/schema?")}}, **_schema(row)}
+    return {
+        "name": _LIVE_NAMES.get(row.kind, row.kind),
+        "title": row.kind,
+        "_links": {"self": {"href": path}},
+        "_embedded": {"schema": {**schema, "disabled": False, "x-ui-hidden": False}},
+    }
+
+
+def _schema(row: Operation) -> dict[str, object]:
+    properties: dict[str, object] = {}
+    if row.takes_text:
+        properties["rawMessageBody"] = {"type": "string"}
+    if row.takes_attachments:
+        item = {"type": "object", "properties": {"id": {"type": "string"}}}
+        properties["attachments"] = {"type": "array", "items": item}
+    return {"type": "object", "properties": properties}

@@ -1,0 +1,148 @@
+"""`Sandbox`: the server, and its doors."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import secrets
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from ..credentials import Credentials
+from ..marketplaces import Endpoint
+from ..models import MAX_ATTACHMENT_BYTES
+from ..operations import OPERATIONS, UsagePlan
+from .answers import api_error
+from .faults import TOKEN, Faults, Listener
+from .faults import UPLOAD as PUT
+from .inbox import Delivered
+from .login import Login
+from .messaging import ActionsForm, Messaging
+from .plans import Plans
+from .uploads import Uploads
+
+__all__ = ["Sandbox"]
+
+_LARGEST_BODY = MAX_ATTACHMENT_BYTES + 2**20  # bytes; what is larger gets Amazon's 413
+
+
+class Sandbox:
+    """A local Amazon on a loopback port, while the context manager is open.
+
+    host, port: where to listen; any free port of loopback unless given.
+    plans: other usage plans than Amazon's defaults, by Amazon's name of the operation.
+    token_lifetime: of access tokens, in seconds.
+    actions_form: "live" or "model", the two forms of getMessagingActionsForOrder.
+    locale: the language of every buyer.
+
+    Login with Amazon accepts any client id, client secret and refresh token, each refresh token a
+    seller of its own; the refresh token "revoked" and the client secret "invalid" are refused.
+    """
+
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        *,
+        plans: Mapping[str, UsagePlan] | None = None,
+        token_lifetime: float = 3600,
+        actions_form: ActionsForm = "live",
+        locale: str = "en-US",
+    ) -> None:
+        self._host = host
+        self._port = port
+        self._plan_changes = plans
+        self._token_lifetime = token_lifetime
+        self._actions_form: ActionsForm = actions_form
+        self._locale = locale
+
+    async def __aenter__(self) -> Self:
+        clock = asyncio.get_running_loop().time
+        self.faults = Faults(Listener(self._open, self._shut))
+        self.login = Login(self._token_lifetime, clock)
+        self.plans = Plans(self._plan_changes, clock)
+        self._uploads = Uploads(clock)
+        self.messaging = Messaging(
+            self.login, self.plans, self._uploads, clock, self._actions_form, self._locale
+        )
+        self._runner = web.AppRunner(
+            self._app(), access_log=None, handle_signals=False, shutdown_timeout=1
+        )
+        await self._runner.setup()
+        await self._open()
+        self.credentials = Credentials(
+            "sandbox-client", "sandbox-secret", f"Atzr|sandbox-{secrets.token_hex(4)}"
+        )
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.faults.release()
+        await self._runner.cleanup()
+
+    @property
+    def url(self) -> str:
+        """Scheme, host and port."""
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"http://{host}:{self._port}"
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """For a session's `endpoint`."""
+        return Endpoint(self.url, f"{self.url}/auth/o2/token")
+
+    @property
+    def delivered(self) -> list[Delivered]:
+        """Every message that reached a buyer, in order."""
+        return self.messaging.delivered
+
+    async def _open(self) -> None:
+        self._site = web.TCPSite(self._runner, self._host, self._port, reuse_address=True)
+        await self._site.start()
+        # A port that was free is kept, so that shutting the door for a while does not move it.
+        self._port = self._runner.addresses[0][1]
+
+    async def _shut(self) -> None:
+        await self._site.stop()
+        server = self._runner.server
+        for connection in server.connections if server is not None else ():
+            connection.force_close()
+
+    def _app(self) -> web.Application:
+        app = web.Application(client_max_size=_LARGEST_BODY, middlewares=[_amazons_errors])
+        app.router.add_post("/auth/o2/token", self._faulty(TOKEN, self.login.handle))
+        app.router.add_put("/_uploads/{identity}", self._faulty(PUT, self._uploads.put))
+        for row in OPERATIONS.values():
+            path = row.path.replace("{resource}", "{resource:.+}")
+            handle = functools.partial(self.messaging.handle, row)
+            app.router.add_route(row.verb, path, self._faulty(row.name, handle))
+        return app
+
+    def _faulty(self, name: str, handle: Handler) -> Handler:
+        async def answer(request: web.Request) -> web.StreamResponse:
+            fault = self.faults.take(name, request.match_info.get("amazonOrderId"))
+            usual = functools.partial(handle, request)
+            return await (self.faults.perform(fault, request, usual) if fault else usual())
+
+        return answer
+
+
+@web.middleware
+async def _amazons_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """What aiohttp itself refuses, in the form of Amazon's errors."""
+    try:
+        return await handler(request)
+    except web.HTTPRequestEntityTooLarge:
+        return api_error(413, "PayloadTooLarge", "The request is too large.")
+    except web.HTTPNotFound:
+        return api_error(404, "NotFound", "The requested resource does not exist.")
+    except web.HTTPMethodNotAllowed:
+        return api_error(405, "MethodNotAllowed", "The resource does not take this method.")

@@ -1,0 +1,136 @@
+"""One HTTP exchange on aiohttp, and whether its write began."""
+
+from __future__ import annotations
+
+import errno
+import io
+
+import aiohttp
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.payload import BytesIOPayload, BytesPayload, Payload
+from yarl import URL
+
+from .errors import TransportError
+from .wire import HttpAnswer, HttpRequest
+
+__all__ = ["Exchange", "Transport"]
+
+# Shorter than any server's own: a POST written on a connection that the server is closing is lost
+# with its fate unknown, and a new connection costs a few milliseconds.
+_KEEPALIVE = 4.0  # seconds
+
+_LARGE = 2**20  # bytes; aiohttp wants more than this in a file, and writes it in pieces
+
+
+class Transport:
+    """Carries exchanges over the caller's `aiohttp.ClientSession`, or over one of its own.
+
+    The caller's is used with its connector, proxy and trace configs, and never closed here.
+    """
+
+    def __init__(self, http: aiohttp.ClientSession | None = None) -> None:
+        self._http = http
+        self._is_own = http is None
+        self._closed = False
+
+    def exchange(self, request: HttpRequest) -> Exchange:
+        """An exchange that has not begun. Needs a running event loop."""
+        if self._http is None:
+            # No limit: a wait for the pool would come after the throttle has let the call go.
+            connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE)
+            self._http = aiohttp.ClientSession(
+                connector=connector, cookie_jar=aiohttp.DummyCookieJar()
+            )
+        return Exchange(self._http, request)
+
+    @property
+    def closed(self) -> bool:
+        """Whether no exchange can be carried any more."""
+        return self._closed or (self._http is not None and self._http.closed)
+
+    async def aclose(self) -> None:
+        """Carry no more; close the connections, if they are its own."""
+        self._closed = True
+        if self._is_own and self._http is not None:
+            await self._http.close()
+
+
+class Exchange:
+    """One request and its answer."""
+
+    def __init__(self, http: aiohttp.ClientSession, request: HttpRequest) -> None:
+        self._http = http
+        self._request = request
+        self._body = _payload(request.body)
+
+    @property
+    def write_began(self) -> bool:
+        """Whether any of the request may have reached the server.
+
+        Known where there is a body, be it empty; without one it is assumed.
+        """
+        return self._body.write_began if isinstance(self._body, _WatchedPayload) else True
+
+    async def answer(self, timeout: float) -> HttpAnswer:  # noqa: ASYNC109 - aiohttp's, which covers one exchange
+        """Send, and wait at most `timeout` seconds for the whole answer.
+
+        Raises TransportError for everything else but a cancellation.
+        """
+        try:
+            async with self._http.request(
+                self._request.method,
+                URL(self._request.url, encoded=True),
+                headers=self._request.headers,
+                data=self._body,
+                skip_auto_headers=("Content-Type",),
+                timeout=aiohttp.ClientTimeout(total=timeout),
+                # The caller's session may set these; here each would repeat or hide an exchange.
+                allow_redirects=False,
+                raise_for_status=False,
+                middlewares=(),
+            ) as response:
+                return HttpAnswer(response.status, response.headers, await response.read())
+        except Exception as error:
+            failure = self._failure(error)
+        # Any exception at all (a trace config of the caller may raise what it likes) leaves the
+        # same question: did the write begin? It is raised here, outside of `except`, so that
+        # aiohttp's exception, whose text may hold tokens and signatures, is not chained to it.
+        raise failure
+
+    def _failure(self, error: Exception) -> TransportError:
+        reason = type(error).__name__
+        code = errno.errorcode.get(error.errno or 0) if isinstance(error, OSError) else None
+        if code is not None:
+            reason += f" ({code})"
+        if isinstance(
+            error, aiohttp.ClientConnectorCertificateError | aiohttp.ServerFingerprintMismatch
+        ):
+            reason += ": the server's certificate is not trusted; check the host, clock and CA file"
+            return TransportError(reason, False, repeatable=False)
+        if isinstance(error, aiohttp.InvalidURL | aiohttp.NonHttpUrlClientError):
+            reason += ": the address of the endpoint, upload or proxy cannot be used"
+            return TransportError(reason, False, repeatable=False)
+        is_expected = isinstance(error, aiohttp.ClientError | OSError)
+        return TransportError(reason, self.write_began, repeatable=is_expected)
+
+
+class _WatchedPayload(BytesPayload):
+    """Bytes that note when aiohttp begins to write them.
+
+    The type of an exception cannot tell: aiohttp raises the same TimeoutError for a hung connect,
+    TLS handshake or proxy and for a hang after the write.
+    """
+
+    write_began = False
+
+    async def write_with_length(
+        self, writer: AbstractStreamWriter, content_length: int | None
+    ) -> None:
+        self.write_began = True
+        await super().write_with_length(writer, content_length)
+
+
+def _payload(body: bytes | None) -> Payload | None:
+    if body is None:
+        return None
+    return _WatchedPayload(body) if len(body) <= _LARGE else BytesIOPayload(io.BytesIO(body))
