@@ -22,23 +22,29 @@ from .models import MAX_ATTACHMENT_BYTES, Attachment, LocalFile, UploadDestinati
 from .retry import RetryPolicy, Verdict, judge
 from .transport import Transport
 
-__all__ = ["FileContent", "check_readable", "check_total", "put", "read"]
+__all__ = ["FileToUpload", "check_readable", "check_total", "put", "read"]
 
 
 @frozen
-class FileContent:
-    """A file as it will be sent.
+class FileToUpload:
+    """A file that was read and found fit. Its content stays on disk until it is put.
 
+    name: what the buyer sees.
+    source: its path, or its content.
+    size: in bytes.
     md5: base64 of the 16 raw bytes, which is how Amazon asks for it.
     """
 
     name: str
-    content: bytes = field(repr=False)
+    source: Path | bytes = field(repr=False)
+    size: int
     md5: str = field(repr=False)
 
 
-async def read(source: str | os.PathLike[str] | bytes, file_name: str | None = None) -> FileContent:
-    """A file's content, read without stalling the event loop.
+async def read(
+    source: str | os.PathLike[str] | bytes, file_name: str | None = None
+) -> FileToUpload:
+    """A file, read without stalling the event loop.
 
     source: the file's path, or its content, which needs a `file_name`.
 
@@ -48,15 +54,22 @@ async def read(source: str | os.PathLike[str] | bytes, file_name: str | None = N
     if isinstance(source, bytes | bytearray | memoryview):
         if file_name is None:
             raise refuse("file_name", "is missing; content alone has no name to show the buyer")
-        file, content = LocalFile(file_name, file_name), bytes(source)
-    else:
-        file = LocalFile(source) if file_name is None else LocalFile(source, file_name)
-        content = await asyncio.to_thread(_content, file.path)
+        name = LocalFile(file_name, file_name).file_name
+        return await asyncio.to_thread(_checked, name, bytes(source))
+    file = LocalFile(source) if file_name is None else LocalFile(source, file_name)
+    return await asyncio.to_thread(_checked, file.file_name, file.path)
+
+
+def _checked(name: str, source: Path | bytes) -> FileToUpload:
+    content = _content(source)
     if not content:
-        raise refuse("attachments", f"{file.file_name} is empty")
-    _check_size(file.file_name, len(content))
-    digest = await asyncio.to_thread(hashlib.md5, content, usedforsecurity=False)
-    return FileContent(file.file_name, content, base64.b64encode(digest.digest()).decode())
+        raise refuse("attachments", f"{name} is empty")
+    _check_size(name, len(content))
+    return FileToUpload(name, source, len(content), _md5(content))
+
+
+def _md5(content: bytes) -> str:
+    return base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode()
 
 
 def check_readable(path: Path) -> int:
@@ -75,23 +88,30 @@ def check_readable(path: Path) -> int:
     return status.st_size
 
 
-def check_total(files: Iterable[FileContent | Attachment]) -> None:
+def check_total(files: Iterable[FileToUpload | Attachment]) -> None:
     """Refuse files that together are larger than Amazon takes for one message."""
-    total = sum(
-        len(file.content) if isinstance(file, FileContent) else file.size or 0 for file in files
-    )
+    total = sum(file.size or 0 for file in files)
     if total > MAX_ATTACHMENT_BYTES:
         limit = f"{MAX_ATTACHMENT_BYTES:,} bytes"
         raise refuse("attachments", f"come to {total:,} bytes; Amazon takes {limit} a message")
 
 
-def _content(path: Path) -> bytes:
-    check_readable(path)
+def _content(source: Path | bytes) -> bytes:
+    if isinstance(source, bytes):
+        return source
+    check_readable(source)
     try:
-        with path.open("rb") as file:
+        with source.open("rb") as file:
             return file.read(MAX_ATTACHMENT_BYTES + 1)
     except OSError as error:
-        raise _unreadable(path, error) from None
+        raise _unreadable(source, error) from None
+
+
+def _unchanged(file: FileToUpload) -> bytes:
+    content = _content(file.source)
+    if _md5(content) != file.md5:
+        raise refuse("attachments", f"{file.name} was changed while it was being sent")
+    return content
 
 
 def _unreadable(path: Path, error: Exception) -> InvalidMessage:
@@ -106,7 +126,7 @@ def _check_size(name: str, size: int) -> None:
 
 
 async def put(
-    file: FileContent,
+    file: FileToUpload,
     destination: UploadDestination,
     transport: Transport,
     retry: RetryPolicy,
@@ -114,9 +134,11 @@ async def put(
 ) -> None:
     """Put a file where Amazon said, with the headers it gave and no token of Amazon's API.
 
-    Raises TransportError or ApiError when the attempts are used up or repeating cannot help.
+    Raises TransportError or ApiError when the attempts are used up or repeating cannot help, and
+    InvalidMessage for a file that is no longer what was read.
     """
-    request = wire.HttpRequest("PUT", destination.url, destination.headers, file.content)
+    content = await asyncio.to_thread(_unchanged, file)
+    request = wire.HttpRequest("PUT", destination.url, destination.headers, content)
     for attempt in itertools.count(1):
         try:
             answer = await transport.exchange(request).answer(timeout)

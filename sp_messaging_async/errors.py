@@ -2,6 +2,7 @@
 
 MessagingError
 ├── InvalidMessage            refused here, before anything was sent (also a ValueError)
+├── InvalidOrderList          a list of orders was refused before anything was sent (a ValueError)
 ├── ConfigurationError        credentials or endpoint are incomplete (also a ValueError)
 ├── AuthenticationError       Login with Amazon refused the credentials; nothing was sent
 ├── PlanWaitExceeded          the usage plan took longer than max_wait; nothing was sent
@@ -36,12 +37,14 @@ __all__ = [
     "Finding",
     "Forbidden",
     "InvalidMessage",
+    "InvalidOrderList",
     "MessageNotAvailable",
     "MessagingError",
     "NotFound",
     "OutcomeUnknown",
     "PayloadTooLarge",
     "PlanWaitExceeded",
+    "Problem",
     "RetiredOperationWarning",
     "ServerError",
     "SessionClosed",
@@ -82,6 +85,45 @@ class InvalidMessage(MessagingError, ValueError):
 
     def __str__(self) -> str:
         return "; ".join(map(str, self.findings))
+
+
+@frozen
+class Problem:
+    """One thing that is wrong in an order list.
+
+    line: counted from 1, in the file; of the first line where a row has several.
+    column: counted from 1: of a table's cells, or in the text of a line that cannot be read.
+    field: the column's name, or what else cannot be used.
+    reason: what is wrong, and the remedy.
+    """
+
+    line: int
+    column: int | None
+    field: str
+    reason: str
+
+    def __str__(self) -> str:
+        place = f"line {self.line}" if self.column is None else f"line {self.line}:{self.column}"
+        return f"{place}, {self.field}: {self.reason}"
+
+
+class InvalidOrderList(MessagingError, ValueError):
+    """An order list was refused before anything was sent.
+
+    problems: the first of them, in the order of the lines.
+    total: how many there are.
+    """
+
+    def __init__(self, path: str, problems: Sequence[Problem], total: int | None = None) -> None:
+        super().__init__(path, problems, total)
+        self.path = path
+        self.problems = tuple(problems)
+        self.total = len(self.problems) if total is None else total
+
+    def __str__(self) -> str:
+        more = self.total - len(self.problems)
+        lines = [f"{self.path}: {problem}" for problem in self.problems]
+        return "\n".join([*lines, f"and {more} more"] if more else lines)
 
 
 class ConfigurationError(MessagingError, ValueError):

@@ -75,6 +75,17 @@ class Marketplace(Enum):
             raise InvalidMessage(Finding("marketplace", reason))
         return found
 
+    def of_same_region(self, value: Marketplace | str) -> Marketplace:
+        """As `of`; raises InvalidMessage for a marketplace of another region too."""
+        marketplace = Marketplace.of(value)
+        if marketplace.region is not self.region:
+            reason = (
+                f"{marketplace.name} is in region {marketplace.region.name}, and {self.name} in "
+                f"{self.region.name}; each needs a session and a refresh token of its own"
+            )
+            raise InvalidMessage(Finding("marketplace", reason))
+        return marketplace
+
 
 _BY_NAME = {
     **Marketplace.__members__,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import math
@@ -37,7 +38,7 @@ from .retry import RetryPolicy, Verdict, judge
 from .throttle import LocalThrottle, PlanKey, Throttle
 from .transport import Transport
 
-__all__ = ["MessagingSession"]
+__all__ = ["MessagingSession", "Patience"]
 
 _log = logging.getLogger("sp_messaging_async")
 
@@ -114,10 +115,8 @@ class MessagingSession:
             raises OutcomeUnknown.
         """
         self._closing = True
-        now = asyncio.get_running_loop().time()
         for wait in tuple(self._waits):
-            if not wait.expired():
-                wait.reschedule(now)
+            _end(wait)
         try:
             async with asyncio.timeout(grace):
                 await self._idle.wait()
@@ -125,6 +124,13 @@ class MessagingSession:
             _log.warning("closed with %d exchanges in flight", self._in_flight)
         self._tokens.abandon(self._transport)
         await self._transport.aclose()
+
+    @property
+    def account(self) -> str:
+        """The seller's name in order lists, as its credentials give it."""
+        if isinstance(self._credentials, Credentials):
+            return self._credentials.account
+        return "default"
 
     def __repr__(self) -> str:
         return f"<MessagingSession {self.marketplace.name} at {self.endpoint.api_url}>"
@@ -364,7 +370,7 @@ class MessagingSession:
         place = self._marketplace(marketplace)
         wire.checked_order_id(amazon_order_id)
         file = await attachments.read(path_or_bytes, file_name)
-        patience = _Patience(max_wait)
+        patience = Patience(max_wait)
         return await self._upload(operation, amazon_order_id, file, place, patience)
 
     # From here on: how a call is made
@@ -382,7 +388,7 @@ class MessagingSession:
         request = wire.build(
             self.endpoint.api_url, operation, amazon_order_id, place, agent=self._agent
         )
-        call = _Call(operation, amazon_order_id, request, _Patience(max_wait))
+        call = _Call(operation, amazon_order_id, request, Patience(max_wait))
         answer: T = await self._perform(call)
         return answer
 
@@ -398,30 +404,32 @@ class MessagingSession:
         if operation.response is not response:
             reason = f"is a {type(request).__name__}; give it to {operation.coroutine} or send"
             raise InvalidMessage(Finding("body", reason))
+        answer: T = await self.deliver(amazon_order_id, request, marketplace, Patience(max_wait))
+        return answer
+
+    async def deliver(
+        self,
+        amazon_order_id: str,
+        request: MessageRequest,
+        marketplace: Marketplace | str | None,
+        patience: Patience,
+    ) -> Any:
+        """Send as `send` does, while the caller holds on to the patience and may withdraw it."""
+        operation = by_request(request)
         place = self._marketplace(marketplace)
         wire.checked_order_id(amazon_order_id)
         content.check(request)
-        patience = _Patience(max_wait)
         operation.warn_if_retired()
         request = await self._with_uploads(operation, amazon_order_id, request, place, patience)
         http_request = wire.build(
             self.endpoint.api_url, operation, amazon_order_id, place, request, self._agent
         )
-        call = _Call(operation, amazon_order_id, http_request, patience)
-        answer: T = await self._perform(call)
-        return answer
+        return await self._perform(_Call(operation, amazon_order_id, http_request, patience))
 
     def _marketplace(self, override: Marketplace | str | None) -> Marketplace:
         if override is None:
             return self.marketplace
-        marketplace = Marketplace.of(override)
-        if marketplace.region is not self.marketplace.region:
-            reason = (
-                f"{marketplace.name} is in region {marketplace.region.name}; this session is for "
-                f"{self.marketplace.region.name}, whose refresh token is another"
-            )
-            raise InvalidMessage(Finding("marketplace", reason))
-        return marketplace
+        return self.marketplace.of_same_region(override)
 
     async def _with_uploads(
         self,
@@ -429,7 +437,7 @@ class MessagingSession:
         amazon_order_id: str,
         request: MessageRequest,
         marketplace: Marketplace,
-        patience: _Patience,
+        patience: Patience,
     ) -> MessageRequest:
         """The request with every LocalFile uploaded. All are read before the first one goes."""
         listed: models.Attached = getattr(request, "attachments", ())
@@ -455,9 +463,9 @@ class MessagingSession:
         self,
         operation: Operation,
         amazon_order_id: str,
-        file: attachments.FileContent,
+        file: attachments.FileToUpload,
         marketplace: Marketplace,
-        patience: _Patience,
+        patience: Patience,
     ) -> Attachment:
         request = wire.build_upload_destination(
             self.endpoint.api_url, operation, amazon_order_id, marketplace, file.md5, self._agent
@@ -471,7 +479,7 @@ class MessagingSession:
         except _CallError as error:
             error.context = CallContext(UPLOAD.name, amazon_order_id)
             raise
-        return Attachment(destination.upload_destination_id, file.name, size=len(file.content))
+        return Attachment(destination.upload_destination_id, file.name, size=file.size)
 
     async def _perform(self, call: _Call) -> Any:
         """Token, plan, exchange, answer, judgement; again until one attempt settles it."""
@@ -492,13 +500,15 @@ class MessagingSession:
 
     async def _wait_for_turn(self, call: _Call, *, again: bool) -> str:
         """A token that serves, once the usage plan lets the call go."""
+        self._refuse_if_closing()
         await self._token()  # refused credentials fail now, not after the wait for the plan
         key = self._plan_key(call.operation)
         await self._with_patience(call, lambda: self._throttle.acquire(key, again=again))
         # The wait may have outlived the token; as a rule this returns at once.
         token = await self._token()
-        if self._closing:
-            raise SessionClosed("the session was closed before this was sent")
+        self._refuse_if_closing()
+        if call.patience.withdrawn:
+            raise PlanWaitExceeded("it was withdrawn before it was sent")
         return token
 
     async def _exchange(self, call: _Call, token: str) -> wire.HttpAnswer:
@@ -569,20 +579,17 @@ class MessagingSession:
         loop = asyncio.get_running_loop()
         began = loop.time()
         try:
-            return await self._until_closed(wait(), call.patience.left)
-        except _PatienceLost:
-            waited = f"its turn did not come within max_wait={call.patience.max_wait}"
-            raise PlanWaitExceeded(f"{waited} s; nothing was sent") from None
+            return await self._until_closed(wait(), call.patience)
         finally:
             call.patience.spend(loop.time() - began)
 
-    async def _until_closed(self, wait: Awaitable[T], seconds: float | None = None) -> T:
-        """Wait for something before the send, at most so long, and no longer than the session."""
+    async def _until_closed(self, wait: Awaitable[T], patience: Patience | None = None) -> T:
+        """Wait for something before the send, no longer than the patience and the session last."""
         try:
-            async with asyncio.timeout(seconds) as limit:
+            async with asyncio.timeout(patience.left if patience else None) as limit:
                 self._waits.add(limit)
-                if self._closing:
-                    limit.reschedule(0)
+                if patience:
+                    patience.limit = limit
                 try:
                     return await wait
                 finally:
@@ -590,9 +597,12 @@ class MessagingSession:
         except TimeoutError:
             if not limit.expired():
                 raise
+        self._refuse_if_closing()
+        raise PlanWaitExceeded(f"its turn did not come {patience}; nothing was sent")
+
+    def _refuse_if_closing(self) -> None:
         if self._closing:
             raise SessionClosed("the session was closed before this was sent")
-        raise _PatienceLost
 
     @property
     def _throttle(self) -> Throttle:
@@ -606,22 +616,40 @@ class MessagingSession:
         return PlanKey(self.endpoint.api_url, self._tokens.seller, operation.name)
 
 
-class _Patience:
-    """What is left of a call's `max_wait`; time spent in exchanges does not count."""
+class Patience:
+    """How long a call may yet wait; time spent in exchanges does not count.
 
-    def __init__(self, max_wait: float | None) -> None:
+    max_wait: seconds, or None for as long as it takes.
+    """
+
+    def __init__(self, max_wait: float | None = None) -> None:
         if max_wait is not None and not _is_number(max_wait, least=0):
             raise InvalidMessage(Finding("max_wait", f"{max_wait!r} is no number of seconds"))
         self.max_wait = max_wait
         self.left = max_wait
+        self.withdrawn = False
+        self.limit: asyncio.Timeout | None = None
+
+    def __str__(self) -> str:
+        return "before it was withdrawn" if self.withdrawn else f"within {self.max_wait} s"
 
     def spend(self, seconds: float) -> None:
+        """Count seconds that were waited."""
         if self.left is not None:
             self.left = max(0.0, self.left - seconds)
 
+    def withdraw(self) -> None:
+        """End the call's waiting, now and later. An exchange in flight goes on to its end."""
+        self.withdrawn = True
+        self.left = 0.0
+        _end(self.limit)
 
-class _PatienceLost(Exception):
-    """A wait took longer than it may."""
+
+def _end(limit: asyncio.Timeout | None) -> None:
+    """Let a time limit pass now, if anybody still waits under it."""
+    with contextlib.suppress(RuntimeError):  # it has passed, or nobody does
+        if limit is not None:
+            limit.reschedule(0)
 
 
 @define
@@ -631,7 +659,7 @@ class _Call:
     operation: Operation
     amazon_order_id: str
     request: wire.HttpRequest
-    patience: _Patience
+    patience: Patience
     attempts: int = 0
     renewed_token: bool = False
 

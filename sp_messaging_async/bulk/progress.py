@@ -1,0 +1,141 @@
+"""How far a run is, counted against the usage plans, and how it is shown while it goes on."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+
+from ..operations import OPERATIONS, UPLOAD, by_request
+from .messages import Outcome, OutcomeStatus
+from .order_list import Summary
+
+__all__ = ["Tally", "Watch", "closing_table"]
+
+_WINDOW = 10.0  # seconds over which the rate is measured
+_LINE_EVERY = 5.0  # seconds between lines where there is no terminal
+_NAMED = 20  # messages that were not sent, named at the end
+
+STATUSES: tuple[OutcomeStatus, ...] = ("sent", "skipped", "rejected", "unknown", "planned")
+_STYLES = {"sent": "green", "unknown": "bold red", "rejected": "red"}
+
+
+class Tally:
+    """Counts outcomes. `clock` tells seconds."""
+
+    def __init__(self, summary: Summary, clock: Callable[[], float] = time.monotonic) -> None:
+        self.total = summary.total
+        self.by_operation: dict[str, Counter[str]] = {}
+        self.named: list[Outcome] = []
+        self._clock = clock
+        self._began = clock()
+        self._left = Counter(summary.messages)
+        self._uploads_left = Counter(summary.uploads)
+        self._recent: deque[float] = deque()
+
+    def count(self, outcome: Outcome) -> None:
+        """Count one outcome."""
+        operation = by_request(outcome.message.request).name
+        self.by_operation.setdefault(operation, Counter())[outcome.status] += 1
+        account = outcome.message.account
+        self._left[account, operation] -= 1
+        self._uploads_left[account] -= len(getattr(outcome.message.request, "attachments", ()))
+        self._recent.append(self._clock())
+        if outcome.status != "sent" and len(self.named) < _NAMED:
+            self.named.append(outcome)
+
+    def number(self, status: OutcomeStatus | None = None) -> int:
+        """Outcomes of a status, or all."""
+        counters = self.by_operation.values()
+        return sum(each.total() if status is None else each[status] for each in counters)
+
+    def rate(self) -> float:
+        """Outcomes a second, of late."""
+        now = self._clock()
+        while self._recent and self._recent[0] < now - _WINDOW:
+            self._recent.popleft()
+        span = min(_WINDOW, now - self._began)
+        return len(self._recent) / span if span > 0 else 0.0
+
+    def plan_rate(self) -> float:
+        """Messages a second that the usage plans refill for what is left."""
+        return sum(OPERATIONS[name].plan.rate for (_, name), count in self._left.items() if count)
+
+    def seconds_left(self) -> float:
+        """What the usage plans make the rest take, their bursts being spent."""
+        loads = [(name, count) for (_, name), count in self._left.items()]
+        loads += [(UPLOAD.name, count) for count in self._uploads_left.values()]
+        return max((count / OPERATIONS[name].plan.rate for name, count in loads), default=0.0)
+
+    def __str__(self) -> str:
+        counts = ", ".join(f"{self.number(status)} {status}" for status in _SHOWN)
+        pace = f"{self.rate():.1f}/s of {self.plan_rate():.0f}/s planned"
+        return f"{counts}; {pace}; {_duration(self.seconds_left())} left"
+
+
+_SHOWN: tuple[OutcomeStatus, ...] = ("sent", "rejected", "unknown")
+
+
+class Watch:
+    """Shows a tally as it grows: a bar on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, tally: Tally, console: Console) -> None:
+        self._tally = tally
+        self._console = console
+        self._progress = Progress(
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.description}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._progress.add_task(str(tally), total=tally.total)
+        self._next_line = time.monotonic() + _LINE_EVERY
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def show(self) -> None:
+        """Show the tally as it is now."""
+        self._progress.update(
+            self._task, completed=self._tally.number(), description=str(self._tally)
+        )
+        now = time.monotonic()
+        if not self._console.is_terminal and now >= self._next_line:
+            self._next_line = now + _LINE_EVERY
+            self._console.print(f"{self._tally.number()} of {self._tally.total}: {self._tally}")
+
+
+def closing_table(tally: Tally) -> Table:
+    """What became of the messages, by operation."""
+    shown = [status for status in STATUSES if status == "sent" or tally.number(status)]
+    table = Table()
+    table.add_column("operation")
+    for status in shown:
+        table.add_column(status, justify="right", style=_STYLES.get(status, ""))
+    for operation, counts in sorted(tally.by_operation.items()):
+        table.add_row(operation, *(str(counts[status]) for status in shown))
+    table.add_section()
+    table.add_row("all", *(str(tally.number(status)) for status in shown))
+    return table
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
