@@ -1,0 +1,143 @@
+"""What tests share: a sandbox with plans that do not wait, sessions on it, and a clock of our own."""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any, TypeVar
+
+import pytest
+
+from sp_messaging_async import (
+    CreateAmazonMotorsRequest,
+    CreateConfirmCustomizationDetailsRequest,
+    CreateConfirmDeliveryDetailsRequest,
+    CreateConfirmOrderDetailsRequest,
+    CreateConfirmServiceDetailsRequest,
+    CreateDigitalAccessKeyRequest,
+    CreateLegalDisclosureRequest,
+    CreateNegativeFeedbackRemovalRequest,
+    CreateUnexpectedProblemRequest,
+    CreateWarrantyRequest,
+    InvoiceRequest,
+    LocalThrottle,
+    MessageRequest,
+    MessagingSession,
+    RetryPolicy,
+    UsagePlan,
+    operations,
+)
+from sp_messaging_async.models import Attachment
+from sp_messaging_async.operations import OPERATIONS
+from sp_messaging_async.sandbox import Sandbox
+
+T = TypeVar("T")
+
+ORDER = "111-2222222-3333333"
+FAST = dict.fromkeys(OPERATIONS, UsagePlan(rate=100_000, burst=100_000))
+AT_ONCE = RetryPolicy(attempts=5, base_delay=0, max_delay=0)
+
+
+@pytest.fixture(autouse=True)
+def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test sees the credentials or hosts of whoever runs it, nor a warning given before."""
+    import os
+
+    for name in list(os.environ):
+        if name.startswith(("SP_API_", "SP_MESSAGING_", "LWA_")) or name == "AWS_ENV":
+            monkeypatch.delenv(name)
+    monkeypatch.setattr(operations, "_WARNED", {row.name for row in OPERATIONS.values()})
+
+
+@pytest.fixture
+async def sandbox() -> AsyncIterator[Sandbox]:
+    """A local Amazon whose plans do not wait."""
+    async with Sandbox(plans=FAST) as local:
+        yield local
+
+
+Open = Callable[..., MessagingSession]
+
+
+@pytest.fixture
+async def open_session(sandbox: Sandbox) -> AsyncIterator[Open]:
+    """Opens sessions on the sandbox that retry at once; closed when the test ends."""
+    sessions: list[MessagingSession] = []
+
+    def open_(**changes: Any) -> MessagingSession:
+        arguments: dict[str, Any] = {
+            "marketplace": "US",
+            "endpoint": sandbox.endpoint,
+            "throttle": LocalThrottle(FAST, headroom=0),
+            "retry": AT_ONCE,
+            "timeout": 20.0,
+            **changes,
+        }
+        credentials = arguments.pop("credentials", sandbox.credentials)
+        session = MessagingSession(credentials, **arguments)
+        sessions.append(session)
+        return session
+
+    yield open_
+    for session in sessions:
+        await session.aclose()
+
+
+@pytest.fixture
+async def session(open_session: Open) -> MessagingSession:
+    """A session on the sandbox."""
+    return open_session()
+
+
+def requests_of_every_kind() -> list[MessageRequest]:
+    """One request for each of the 11 operations that message a buyer."""
+    from datetime import UTC, datetime
+
+    file = (Attachment("sc/0", "a.pdf"),)
+    return [
+        CreateConfirmCustomizationDetailsRequest("Is this right?", file),
+        CreateConfirmDeliveryDetailsRequest("When?"),
+        CreateLegalDisclosureRequest(file),
+        CreateNegativeFeedbackRemovalRequest(),
+        CreateConfirmOrderDetailsRequest("Two of them?"),
+        CreateConfirmServiceDetailsRequest("How wide?"),
+        CreateAmazonMotorsRequest(file),
+        CreateWarrantyRequest(
+            file, datetime(2026, 1, 1, tzinfo=UTC), datetime(2027, 1, 1, tzinfo=UTC)
+        ),
+        CreateDigitalAccessKeyRequest("KEY", file),
+        CreateUnexpectedProblemRequest("Sold out."),
+        InvoiceRequest(file),
+    ]
+
+
+class _VirtualSelector(selectors.DefaultSelector):
+    """Passes the time instead of waiting."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 1000.0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if timeout is None:
+            raise RuntimeError("everything waits, and nothing would ever wake it")
+        self.now += max(timeout, 0)
+        return super().select(0)
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An event loop whose clock jumps to the next timer. For code without sockets."""
+
+    def __init__(self) -> None:
+        self._virtual = _VirtualSelector()
+        super().__init__(self._virtual)
+
+    def time(self) -> float:
+        return self._virtual.now
+
+
+def run_virtually(main: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine on a virtual clock; hours take milliseconds."""
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        return runner.run(main)
