@@ -54,7 +54,10 @@ class TokenSource:
         self, credentials: CredentialsSource, token_url: str, retry: RetryPolicy | None = None
     ) -> None:
         self._source = credentials
-        self._credentials = credentials if isinstance(credentials, Credentials) else None
+        self._credentials: Credentials | None = None
+        self._seller = ""
+        if isinstance(credentials, Credentials):
+            self._adopt(credentials)
         self._token_url = token_url
         self._retry = retry or RetryPolicy()
         self._token: _AccessToken | None = None
@@ -66,7 +69,7 @@ class TokenSource:
         """Whose plan a call counts against; known once a token was had."""
         if self._credentials is None:
             raise RuntimeError("an async credentials source names its seller with the first token")
-        return self._credentials.seller
+        return self._seller
 
     async def token(self, transport: Transport, timeout: float) -> str:  # noqa: ASYNC109 - of an exchange
         """A token that serves now.
@@ -74,10 +77,14 @@ class TokenSource:
         Raises AuthenticationError if Login with Amazon refuses, TransportError if it cannot be
         reached; either way nothing was sent to Amazon's API.
         """
+        return self.serving(transport, timeout) or await self._renewed(transport, timeout)
+
+    def serving(self, transport: Transport, timeout: float) -> str | None:
+        """The token that serves now, if there is one; near its expiry a renewal is begun."""
         now = asyncio.get_running_loop().time()
         token = self._token
         if token is None or now >= token.serves_until:
-            return (await self._renewed(transport, timeout)).value
+            return None
         if now >= max(token.renew_from, self._renew_not_before):
             self._renewing(transport, timeout)
         return token.value
@@ -100,7 +107,7 @@ class TokenSource:
         serves = self._token is not None and now < self._token.serves_until
         return not serves and self._renewal is None
 
-    async def _renewed(self, transport: Transport, timeout: float) -> _AccessToken:  # noqa: ASYNC109
+    async def _renewed(self, transport: Transport, timeout: float) -> str:  # noqa: ASYNC109
         while True:
             renewal = self._renewing(transport, timeout)
             # `wait` and not the task itself: a caller's cancellation must not reach the others.
@@ -108,7 +115,7 @@ class TokenSource:
             if not renewal.task.cancelled():
                 error = renewal.task.exception()
                 if error is None:
-                    return renewal.task.result()
+                    return renewal.task.result().value
                 if not renewal.transport.closed:
                     # A copy, because each caller that waited raises it with its own context.
                     raise copy.copy(error) from error.__cause__
@@ -135,16 +142,19 @@ class TokenSource:
             _log.warning("the access token could not be renewed: %s", error)
 
     async def _renew(self, transport: Transport, timeout: float) -> _AccessToken:  # noqa: ASYNC109
-        if self._credentials is None:
-            self._credentials = await self._fetch()
+        credentials = self._credentials or self._adopt(await self._fetch())
         try:
-            return await self._request(self._credentials, transport, timeout)
+            return await self._request(credentials, transport, timeout)
         except AuthenticationError as error:
             if isinstance(self._source, Credentials) or error.code not in _ROTATED:
                 raise
         # The secrets may have been rotated since they were fetched: ask for them again, once.
-        self._credentials = await self._fetch()
-        return await self._request(self._credentials, transport, timeout)
+        credentials = self._adopt(await self._fetch())
+        return await self._request(credentials, transport, timeout)
+
+    def _adopt(self, credentials: Credentials) -> Credentials:
+        self._credentials, self._seller = credentials, credentials.seller
+        return credentials
 
     async def _fetch(self) -> Credentials:
         if isinstance(self._source, Credentials):

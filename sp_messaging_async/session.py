@@ -86,7 +86,8 @@ class MessagingSession:
             kind = type(credentials).__name__
             raise ConfigurationError(f"credentials is a {kind}; give Credentials")
         self._credentials = credentials
-        self._given_throttle = throttle
+        self._shared_throttle = throttle
+        self._shared_tokens: TokenSource | None = None  # found when an event loop runs
         self._retry = retry or RetryPolicy()
         self._timeout = _positive("timeout", timeout)
         self._agent = wire.user_agent(user_agent or f"sp_messaging_async/{__version__}")
@@ -122,7 +123,8 @@ class MessagingSession:
                 await self._idle.wait()
         except TimeoutError:
             _log.warning("closed with %d exchanges in flight", self._in_flight)
-        self._tokens.abandon(self._transport)
+        if self._shared_tokens is not None:
+            self._shared_tokens.abandon(self._transport)
         await self._transport.aclose()
 
     @property
@@ -572,6 +574,9 @@ class MessagingSession:
         call.renewed_token = True
 
     async def _token(self) -> str:
+        serving = self._tokens.serving(self._transport, self._timeout)
+        if serving is not None:
+            return serving
         return await self._until_closed(self._tokens.token(self._transport, self._timeout))
 
     async def _with_patience(self, call: _Call, wait: Callable[[], Awaitable[T]]) -> T:
@@ -606,11 +611,17 @@ class MessagingSession:
 
     @property
     def _throttle(self) -> Throttle:
-        return self._given_throttle or _shared().throttle
+        if self._shared_throttle is None:
+            self._shared_throttle = _shared().throttle
+        return self._shared_throttle
 
     @property
     def _tokens(self) -> TokenSource:
-        return _shared().token_source(self._credentials, self.endpoint.token_url, self._retry)
+        if self._shared_tokens is None:
+            self._shared_tokens = _shared().token_source(
+                self._credentials, self.endpoint.token_url, self._retry
+            )
+        return self._shared_tokens
 
     def _plan_key(self, operation: Operation) -> PlanKey:
         return PlanKey(self.endpoint.api_url, self._tokens.seller, operation.name)

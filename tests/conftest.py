@@ -1,4 +1,4 @@
-"""What tests share: a sandbox with plans that do not wait, sessions on it, and a clock of our own."""
+"""What tests share: a sandbox whose plans do not wait, sessions on it, and a virtual clock."""
 
 from __future__ import annotations
 

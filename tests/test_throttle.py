@@ -242,7 +242,7 @@ def test_one_throttle_in_two_loops_one_after_the_other() -> None:
 def test_first_come_first_served_and_no_token_lost(
     seed: int, count: int, events: list, timeouts: list[float | None]
 ) -> None:
-    """Under cancellation, timeouts, 429s and changed rates: order kept, no token lost or invented."""
+    """Under cancellation, timeouts, 429s and new rates: order kept, no token lost or invented."""
 
     async def main() -> None:
         throttle = LocalThrottle()
@@ -297,7 +297,7 @@ def _integral(rates: list[tuple[float, float]], start: float, end: float) -> flo
 
 @pytest.mark.parametrize("seed", range(5))
 def test_thirty_sends_over_a_cold_and_jittery_connection(seed: int) -> None:
-    """Against a bucket of 5 at 1/s: no 429, in order, the last at most 1.05 s after the ideal 25."""
+    """Against 5 at 1/s: no 429, in order, the last at most 1.05 s after the ideal 25 s."""
 
     async def main() -> tuple[list[bool], list[int], float]:
         chance = random.Random(seed)
