@@ -22,7 +22,7 @@ from .bulk.progress import Tally, Watch, closing_table
 from .credentials import Credentials
 from .errors import ConfigurationError, MessagingError, RetiredOperationWarning
 from .marketplaces import Endpoint, Marketplace
-from .operations import OPERATIONS
+from .operations import MESSAGING, OPERATIONS
 from .sandbox import Sandbox
 from .session import MessagingSession
 
@@ -63,17 +63,14 @@ def _fail(text: str) -> int:
 @app.command
 def operations() -> None:
     """Show the operations of the Messaging API, and their usage plans."""
-    table = Table()
-    for heading in ("operation", "verb and path", "text", "files", "rate/s", "burst", "retired"):
-        table.add_column(heading, overflow="fold")
+    order = MESSAGING["getMessagingActionsForOrder"].path
+    table = Table("operation", "takes", "plan", "retired", caption=f"… stands for {order}")
     for row in OPERATIONS.values():
+        takes = ["text"] * row.takes_text + ["files"] * row.takes_attachments
         table.add_row(
-            row.name,
-            f"{row.verb} {row.path}",
-            "yes" if row.takes_text else "",
-            "yes" if row.takes_attachments else "",
-            f"{row.plan.rate:g}",
-            f"{row.plan.burst:g}",
+            f"{row.name}\n[dim]{row.verb} {row.path.replace(order, '…')}[/dim]",
+            ", ".join(takes),
+            f"{row.plan.rate:g}/s, burst {row.plan.burst:g}",
             str(row.retired_on or ""),
         )
     _out.print(table)

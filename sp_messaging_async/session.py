@@ -544,11 +544,15 @@ class MessagingSession:
         )
 
     def _learn(self, operation: Operation, answer: wire.HttpAnswer) -> None:
+        """Tell the throttle what the answer says of the plan."""
         rate = wire.rate_limit(answer)
-        if answer.status == 429:
-            self._throttle.throttled(self._plan_key(operation))
-        elif rate is not None:
-            self._throttle.learned(self._plan_key(operation), rate)
+        try:
+            if answer.status == 429:
+                self._throttle.throttled(self._plan_key(operation))
+            elif rate is not None:
+                self._throttle.learned(self._plan_key(operation), rate)
+        except Exception:  # a throttle of the caller's must not hide that the message was sent
+            _log.exception("the throttle failed on an answer to %s", operation.name)
 
     async def _before_next_attempt(
         self, call: _Call, token: str, failure: TransportError | ApiError

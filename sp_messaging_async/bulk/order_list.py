@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from attrs import evolve, fields_dict, frozen
 
 from .. import attachments, content, wire
-from ..errors import Finding, InvalidMessage, InvalidOrderList, Problem
+from ..errors import ConfigurationError, Finding, InvalidMessage, InvalidOrderList, Problem
 from ..marketplaces import Marketplace
 from ..models import MAX_ATTACHMENT_BYTES, LocalFile, MessageRequest
 from ..operations import Operation, by_request, named
@@ -60,7 +60,8 @@ def check(path: Path, marketplace: Marketplace) -> Summary:
 
     marketplace: that of rows that name none; the others must be of its region.
 
-    Raises InvalidOrderList with the first problems and the number of all.
+    Raises InvalidOrderList with the first problems and the number of all, and ConfigurationError
+    for a file that cannot be opened.
     """
     counts: Counter[tuple[str | None, str]] = Counter()
     uploads: Counter[str | None] = Counter()
@@ -135,7 +136,9 @@ def _rows(path: Path, marketplace: Marketplace) -> Iterator[Message | Problem]:
     except _Unreadable as error:
         yield error.problem
     except OSError as error:
-        yield Problem(0, None, "file", f"cannot be read: {error.strerror}")
+        raise ConfigurationError(
+            f"the order list {path} cannot be read: {error.strerror}"
+        ) from None
 
 
 def _lines(file: Iterable[bytes]) -> Iterator[str]:

@@ -19,6 +19,7 @@ from .order_list import Summary
 __all__ = ["Tally", "Watch", "closing_table"]
 
 _WINDOW = 10.0  # seconds over which the rate is measured
+_REFRESH = 0.1  # seconds between changes of the bar
 _LINE_EVERY = 5.0  # seconds between lines where there is no terminal
 _NAMED = 20  # messages that were not sent, named at the end
 
@@ -37,16 +38,20 @@ class Tally:
         self._began = clock()
         self._left = Counter(summary.messages)
         self._uploads_left = Counter(summary.uploads)
-        self._recent: deque[float] = deque()
+        self._plan_rate = sum(OPERATIONS[name].plan.rate for _, name in summary.messages)
+        # When outcomes came of late, and what the plans allowed then.
+        self._recent: deque[tuple[float, float]] = deque()
 
     def count(self, outcome: Outcome) -> None:
         """Count one outcome."""
         operation = by_request(outcome.message.request).name
         self.by_operation.setdefault(operation, Counter())[outcome.status] += 1
         account = outcome.message.account
-        self._left[account, operation] -= 1
+        self._recent.append((self._clock(), self._plan_rate))
         self._uploads_left[account] -= len(getattr(outcome.message.request, "attachments", ()))
-        self._recent.append(self._clock())
+        self._left[account, operation] -= 1
+        if not self._left[account, operation]:
+            self._plan_rate -= OPERATIONS[operation].plan.rate
         if outcome.status != "sent" and len(self.named) < _NAMED:
             self.named.append(outcome)
 
@@ -55,17 +60,14 @@ class Tally:
         counters = self.by_operation.values()
         return sum(each.total() if status is None else each[status] for each in counters)
 
-    def rate(self) -> float:
-        """Outcomes a second, of late."""
+    def rates(self) -> tuple[float, float]:
+        """Outcomes a second of late, and how many the usage plans refilled for."""
         now = self._clock()
-        while self._recent and self._recent[0] < now - _WINDOW:
+        while self._recent and self._recent[0][0] < now - _WINDOW:
             self._recent.popleft()
         span = min(_WINDOW, now - self._began)
-        return len(self._recent) / span if span > 0 else 0.0
-
-    def plan_rate(self) -> float:
-        """Messages a second that the usage plans refill for what is left."""
-        return sum(OPERATIONS[name].plan.rate for (_, name), count in self._left.items() if count)
+        plan = self._recent[0][1] if self._recent else self._plan_rate
+        return len(self._recent) / span if span > 0 else 0.0, plan
 
     def seconds_left(self) -> float:
         """What the usage plans make the rest take, their bursts being spent."""
@@ -75,8 +77,8 @@ class Tally:
 
     def __str__(self) -> str:
         counts = ", ".join(f"{self.number(status)} {status}" for status in _SHOWN)
-        pace = f"{self.rate():.1f}/s of {self.plan_rate():.0f}/s planned"
-        return f"{counts}; {pace}; {_duration(self.seconds_left())} left"
+        rate, plan = self.rates()
+        return f"{counts}; {rate:.1f}/s, plan {plan:.0f}/s; {_duration(self.seconds_left())} left"
 
 
 _SHOWN: tuple[OutcomeStatus, ...] = ("sent", "rejected", "unknown")
@@ -96,7 +98,7 @@ class Watch:
             disable=not console.is_terminal,
         )
         self._task = self._progress.add_task(str(tally), total=tally.total)
-        self._next_line = time.monotonic() + _LINE_EVERY
+        self._next = time.monotonic() + (0 if console.is_terminal else _LINE_EVERY)
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -111,14 +113,16 @@ class Watch:
         self._progress.stop()
 
     def show(self) -> None:
-        """Show the tally as it is now."""
-        self._progress.update(
-            self._task, completed=self._tally.number(), description=str(self._tally)
-        )
-        now = time.monotonic()
-        if not self._console.is_terminal and now >= self._next_line:
-            self._next_line = now + _LINE_EVERY
-            self._console.print(f"{self._tally.number()} of {self._tally.total}: {self._tally}")
+        """Show the tally as it is now, unless that was done a moment ago."""
+        now, done = time.monotonic(), self._tally.number()
+        if now < self._next and done < self._tally.total:
+            return
+        if self._console.is_terminal:
+            self._next = now + _REFRESH
+            self._progress.update(self._task, completed=done, description=str(self._tally))
+        else:
+            self._next = now + _LINE_EVERY
+            self._console.print(f"{done} of {self._tally.total}: {self._tally}")
 
 
 def closing_table(tally: Tally) -> Table:
