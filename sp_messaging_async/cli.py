@@ -22,7 +22,7 @@ from .bulk.progress import Tally, Watch, closing_table
 from .credentials import Credentials
 from .errors import ConfigurationError, MessagingError, RetiredOperationWarning
 from .marketplaces import Endpoint, Marketplace
-from .operations import MESSAGING, OPERATIONS
+from .operations import OPERATIONS
 from .sandbox import Sandbox
 from .session import MessagingSession
 
@@ -63,12 +63,12 @@ def _fail(text: str) -> int:
 @app.command
 def operations() -> None:
     """Show the operations of the Messaging API, and their usage plans."""
-    order = MESSAGING["getMessagingActionsForOrder"].path
-    table = Table("operation", "takes", "plan", "retired", caption=f"… stands for {order}")
+    table = Table("operation", "messages", "takes", "plan", "retired")
     for row in OPERATIONS.values():
         takes = ["text"] * row.takes_text + ["files"] * row.takes_attachments
         table.add_row(
-            f"{row.name}\n[dim]{row.verb} {row.path.replace(order, '…')}[/dim]",
+            row.name,
+            "the buyer" if row.messages_buyer else "",
             ", ".join(takes),
             f"{row.plan.rate:g}/s, burst {row.plan.burst:g}",
             str(row.retired_on or ""),
