@@ -63,12 +63,11 @@ def _fail(text: str) -> int:
 @app.command
 def operations() -> None:
     """Show the operations of the Messaging API, and their usage plans."""
-    table = Table("operation", "messages", "takes", "plan", "retired")
+    table = Table("operation", "takes", "plan", "retired")
     for row in OPERATIONS.values():
         takes = ["text"] * row.takes_text + ["files"] * row.takes_attachments
         table.add_row(
             row.name,
-            "the buyer" if row.messages_buyer else "",
             ", ".join(takes),
             f"{row.plan.rate:g}/s, burst {row.plan.burst:g}",
             str(row.retired_on or ""),
