@@ -560,22 +560,23 @@ class MessagingSession:
         """Return when another attempt is allowed and due, or raise what the failure means."""
         verdict = judge(failure, messages_buyer=call.operation.messages_buyer)
         if verdict is Verdict.UNKNOWN:
-            raise OutcomeUnknown(failure) from None
+            raise OutcomeUnknown(failure)
+        if verdict is Verdict.AGAIN_WITH_NEW_TOKEN:
+            verdict = self._renewed_once(call, token)
         if verdict is Verdict.FINAL or call.attempts >= self._retry.attempts:
             raise failure
-        if verdict is Verdict.AGAIN_WITH_NEW_TOKEN:
-            self._renew_once(call, token, failure)
         if verdict is Verdict.AGAIN:
             delay = self._retry.delay(call.attempts)
             await self._with_patience(call, lambda: asyncio.sleep(delay))
 
-    def _renew_once(self, call: _Call, token: str, failure: TransportError | ApiError) -> None:
-        """Drop the refused token, unless this call has done so before."""
+    def _renewed_once(self, call: _Call, token: str) -> Verdict:
+        """Drop a refused token. Final if this call has done so before."""
         if not self._tokens.refused(token):
-            return  # another call has replaced it already
+            return Verdict.AGAIN_WITH_NEW_TOKEN  # another call has replaced it already
         if call.renewed_token:
-            raise failure
+            return Verdict.FINAL
         call.renewed_token = True
+        return Verdict.AGAIN_WITH_NEW_TOKEN
 
     async def _token(self) -> str:
         serving = self._tokens.serving(self._transport, self._timeout)

@@ -11,6 +11,7 @@ import pytest
 from sp_messaging_async import (
     AuthenticationError,
     Credentials,
+    Forbidden,
     MessagingSession,
     RetryPolicy,
     TransportError,
@@ -372,3 +373,14 @@ def test_two_event_loops_one_after_the_other() -> None:
             return sandbox.login.requests
 
     assert [asyncio.run(main()), asyncio.run(main())] == [1, 1]
+
+
+async def test_a_refused_token_is_not_used_again(sandbox: Sandbox, open_session: Open) -> None:
+    """Even a call that may be tried only once drops the token, so that the next has a new one."""
+    session = open_session(retry=RetryPolicy(attempts=1))
+    await session.get_attributes(ORDER)
+    sandbox.login.expire_all()
+    with pytest.raises(Forbidden):
+        await session.get_attributes(ORDER)
+    await session.get_attributes(ORDER)
+    assert sandbox.login.requests == 2
