@@ -24,6 +24,8 @@ __all__ = ["DecodingError", "decode", "decode_strictly", "encode", "parse"]
 
 T = TypeVar("T")
 
+_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+
 
 class DecodingError(ValueError):
     """The data is not what the model says. The text names types and fields, never values."""
@@ -31,8 +33,7 @@ class DecodingError(ValueError):
 
 def encode(model: object) -> bytes:
     """A model as JSON in UTF-8; fields that hold their default are left out."""
-    data = _LENIENT.unstructure(model)
-    return json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode()
+    return _JSON.encode(_LENIENT.unstructure(model)).encode()
 
 
 def parse(content: bytes) -> object:
