@@ -17,7 +17,8 @@ __all__ = ["check", "findings"]
 _TAG = re.compile(r"</?[A-Za-z][^<>]*>|<!--|<!doctype", re.IGNORECASE)
 _ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6}|([A-Za-z][A-Za-z0-9]{1,31}));")
 # The look-behind keeps the search linear: an address is tried from its first character only.
-_EMAIL = re.compile(r"(?<![\w.%+-])[\w.%+-]+@[\w-]+(?:\.[\w-]+)+")
+# Its domain ends in a name, not in a number: "2@1.99 each" is a price.
+_EMAIL = re.compile(r"(?<![\w.%+-])[\w.%+-]+@[\w-]+(?:\.[\w-]+)*\.[^\W\d_][\w-]*")
 
 
 def check(request: object) -> None:

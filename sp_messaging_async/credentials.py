@@ -96,7 +96,7 @@ def _default_file() -> Path:
 def _accounts(path: Path) -> Mapping[str, object]:
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigurationError(f"{path} cannot be read ({type(error).__name__})") from None
     accounts = _toml(path, text) if path.suffix.lower() == ".toml" else _yaml(path, text)
     if not isinstance(accounts, Mapping):
@@ -107,8 +107,8 @@ def _accounts(path: Path) -> Mapping[str, object]:
 def _toml(path: Path, text: str) -> object:
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError:
-        # Its text may quote the file, and so a secret.
+    except (ValueError, RecursionError):
+        # What the parser says may quote the file, and so a secret.
         raise ConfigurationError(f"{path} is no valid TOML") from None
 
 
@@ -120,7 +120,7 @@ def _yaml(path: Path, text: str) -> object:
         raise ConfigurationError(f"reading {path.name} needs the yaml extra: {install}") from None
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         raise ConfigurationError(f"{path} is no valid YAML") from None
 
 

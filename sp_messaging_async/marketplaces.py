@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from collections.abc import Mapping
 from enum import Enum
 from urllib.parse import SplitResult, urlsplit
@@ -116,8 +117,10 @@ def _split(name: str, url: str) -> SplitResult:
     except (ValueError, AttributeError):
         parts = SplitResult("", "", "", "", "")
     if parts.scheme not in ("http", "https") or not parts.hostname:
+        # What cannot be read as an address may hold a password where nobody looks for one.
+        shown = repr(url) if re.fullmatch(r"[\w:/.\[\]-]*", str(url)) else "(not shown)"
         raise ConfigurationError(
-            f"{name} {url!r} is no address; it begins with https:// and a host"
+            f"{name} {shown} is no address; it begins with https:// and a host"
         )
     return parts
 
@@ -125,7 +128,8 @@ def _split(name: str, url: str) -> SplitResult:
 def _plain_http_allowed(host: str) -> bool:
     if is_loopback(host):
         return True
-    of_amazon = any(host == domain or host.endswith("." + domain) for domain in _AMAZON_DOMAINS)
+    name = "." + host.rstrip(".")
+    of_amazon = any(name.endswith("." + domain) for domain in _AMAZON_DOMAINS)
     return os.environ.get("SP_MESSAGING_ALLOW_HTTP") == "1" and not of_amazon
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path, PurePath
 from typing import TypeAlias
 
@@ -111,6 +111,10 @@ def _aware(instance: object, attribute: Attribute[datetime | None], value: objec
     if value.utcoffset() is None:
         reason = f"{value.isoformat()} has no time zone; give one, such as tzinfo=timezone.utc"
         raise refuse(attribute.name, reason)
+    try:
+        value.astimezone(UTC)
+    except OverflowError:
+        raise refuse(attribute.name, f"{value.isoformat()} is a time that UTC has not") from None
 
 
 def _as_tuple(value: object) -> object:
