@@ -23,6 +23,7 @@ from .errors import (
     Forbidden,
     InvalidMessage,
     InvalidOrderList,
+    LedgerError,
     MessageNotAvailable,
     MessagingError,
     NotFound,
@@ -37,6 +38,7 @@ from .errors import (
     TransportError,
     UnsupportedMediaType,
 )
+from .ledger import Ledger, LedgerRow
 from .marketplaces import Endpoint, Marketplace, Region
 from .models import (
     Attachment,
@@ -77,6 +79,7 @@ from .models import (
 from .operations import UsagePlan
 from .retry import RetryPolicy
 from .session import MessagingSession
+from .sqlite_ledger import SQLiteLedger
 from .throttle import LocalThrottle, PlanKey, Throttle
 
 __all__ = [
@@ -119,6 +122,9 @@ __all__ = [
     "InvalidOrderList",
     "InvoiceRequest",
     "InvoiceResponse",
+    "Ledger",
+    "LedgerError",
+    "LedgerRow",
     "LinkObject",
     "LocalFile",
     "LocalThrottle",
@@ -141,6 +147,7 @@ __all__ = [
     "Region",
     "RetiredOperationWarning",
     "RetryPolicy",
+    "SQLiteLedger",
     "Schema",
     "SendAll",
     "ServerError",

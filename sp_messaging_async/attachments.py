@@ -11,14 +11,15 @@ import hashlib
 import itertools
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
 from attrs import field, frozen
 
 from . import wire
-from .errors import ApiError, InvalidMessage, TransportError
+from .errors import ApiError, CallContext, InvalidMessage, TransportError
 from .models import MAX_ATTACHMENT_BYTES, Attachment, LocalFile, UploadDestination, refuse
+from .operations import UPLOAD
 from .retry import RetryPolicy, Verdict, judge
 from .transport import Transport
 
@@ -126,13 +127,17 @@ def _check_size(name: str, size: int) -> None:
 
 
 async def put(
+    amazon_order_id: str,
     file: FileToUpload,
     destination: UploadDestination,
     transport: Transport,
     retry: RetryPolicy,
     timeout: float,  # noqa: ASYNC109 - of one exchange
+    pause: Callable[[float], Awaitable[None]],
 ) -> None:
     """Put a file where Amazon said, with the headers it gave and no token of Amazon's API.
+
+    pause: waits so many seconds before another attempt, or raises.
 
     Raises TransportError or ApiError when the attempts are used up or repeating cannot help, and
     InvalidMessage for a file that is no longer what was read.
@@ -147,7 +152,8 @@ async def put(
             wire.raise_for_status(answer)
         except (TransportError, ApiError) as error:
             failure = error
+            failure.context = CallContext(UPLOAD.name, amazon_order_id, attempt)
         verdict = judge(failure, messages_buyer=False)
         if attempt >= retry.attempts or verdict in (Verdict.FINAL, Verdict.AGAIN_WITH_NEW_TOKEN):
             raise failure
-        await asyncio.sleep(retry.delay(attempt))
+        await pause(retry.delay(attempt))

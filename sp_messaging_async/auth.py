@@ -163,7 +163,8 @@ class TokenSource:
             credentials = await self._source()
         except Exception as error:  # the caller's own code may raise anything
             kind = type(error).__name__
-            raise AuthenticationError(f"the credentials callable raised {kind}") from error
+            # Not chained: its text may hold what it was fetching.
+            raise AuthenticationError(f"the credentials callable raised {kind}") from None
         if not isinstance(credentials, Credentials):
             kind = type(credentials).__name__
             raise AuthenticationError(f"the credentials callable gave a {kind}, not Credentials")

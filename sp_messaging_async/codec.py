@@ -7,9 +7,11 @@ refused by `decode_strictly`.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
 import attrs
@@ -20,7 +22,7 @@ from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, overrid
 from .errors import InvalidMessage
 from .models import Attachment, GetMessagingActionResponse, GetSchemaResponse, LocalFile
 
-__all__ = ["DecodingError", "decode", "decode_strictly", "encode", "parse"]
+__all__ = ["DecodingError", "decode", "decode_strictly", "encode", "parse", "restore", "store"]
 
 T = TypeVar("T")
 
@@ -51,7 +53,17 @@ def decode(data: object, cls: type[T]) -> T:
 
 def decode_strictly(data: object, cls: type[T]) -> T:
     """As `decode`, and unknown fields raise DecodingError too."""
-    return _decode(_STRICT, data, cls)
+    return _decode(_strict(), data, cls)
+
+
+def store(model: object) -> str:
+    """A model as JSON for a ledger: as `encode`, and a LocalFile is kept by its path."""
+    return _JSON.encode(_stored().unstructure(model))
+
+
+def restore(text: str, cls: type[T]) -> T:
+    """The model that `store` kept. Raises DecodingError for anything else."""
+    return _decode(_stored(), parse(text.encode()), cls)
 
 
 def _decode(converter: Converter, data: object, cls: type[T]) -> T:
@@ -79,15 +91,20 @@ def _detail(error: Exception) -> str:
             return type(error).__name__
 
 
-def _converter(*, forbid_extra_keys: bool) -> Converter:
+def _converter(*, forbid_extra_keys: bool, local_files: bool = False) -> Converter:
     converter = Converter(detailed_validation=False, forbid_extra_keys=forbid_extra_keys)
     for exact in (str, int, bool):
         converter.register_structure_hook(exact, _exactly)
     converter.register_structure_hook_func(lambda cls: cls is object, lambda value, _: value)
     converter.register_structure_hook(datetime, _to_datetime)
     converter.register_unstructure_hook(datetime, _from_datetime)
+    converter.register_structure_hook(Path, lambda value, _: Path(_exactly(value, str)))
+    converter.register_unstructure_hook(Path, str)
     converter.register_structure_hook(
-        Attachment | LocalFile, lambda value, _: converter.structure(value, Attachment)
+        Attachment | LocalFile,
+        lambda value, _: converter.structure(
+            value, LocalFile if local_files and "path" in value else Attachment
+        ),
     )
     converter.register_structure_hook_factory(_is_tuple, lambda cls: _tuple_of(cls, converter))
     converter.register_structure_hook_factory(_is_mapping, lambda cls: _mapping_of(cls, converter))
@@ -212,4 +229,13 @@ _LIVE_FORMS: dict[type, Callable[[dict[str, object]], dict[str, object]]] = {
 }
 
 _LENIENT = _converter(forbid_extra_keys=False)
-_STRICT = _converter(forbid_extra_keys=True)
+
+
+@functools.cache
+def _strict() -> Converter:
+    return _converter(forbid_extra_keys=True)
+
+
+@functools.cache
+def _stored() -> Converter:
+    return _converter(forbid_extra_keys=False, local_files=True)

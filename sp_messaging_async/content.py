@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from html.entities import html5
 
 from .errors import Finding, InvalidMessage
 
@@ -37,12 +36,18 @@ def findings(request: object) -> Iterator[Finding]:
         reason = f"{_shown(match)} is HTML, which Amazon refuses; write plain text"
         yield Finding("text", reason, match.start() + 1)
     for match in _ENTITY.finditer(text):
-        if match[1] is None or f"{match[1]};" in html5:
+        if match[1] is None or _is_named(match[1]):
             reason = f"{match[0]} is an HTML entity; write the character itself"
             yield Finding("text", reason, match.start() + 1)
     for match in _EMAIL.finditer(text):
         reason = "an e-mail address, which Amazon refuses; the buyer answers through Amazon"
         yield Finding("text", reason, match.start() + 1)
+
+
+def _is_named(entity: str) -> bool:
+    from html.entities import html5  # here, for it is seldom needed and slow to import
+
+    return f"{entity};" in html5
 
 
 def _shown(match: re.Match[str]) -> str:

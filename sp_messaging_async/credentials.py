@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tomllib
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import TypeAlias
@@ -105,6 +104,8 @@ def _accounts(path: Path) -> Mapping[str, object]:
 
 
 def _toml(path: Path, text: str) -> object:
+    import tomllib  # here, for it is seldom needed and slow to import
+
     try:
         return tomllib.loads(text)
     except (ValueError, RecursionError):

@@ -4,6 +4,7 @@ MessagingError
 ├── InvalidMessage            refused here, before anything was sent (also a ValueError)
 ├── InvalidOrderList          a list of orders was refused before anything was sent (a ValueError)
 ├── ConfigurationError        credentials or endpoint are incomplete (also a ValueError)
+├── LedgerError               the ledger refused or could not be used; nothing is sent without it
 ├── AuthenticationError       Login with Amazon refused the credentials; nothing was sent
 ├── PlanWaitExceeded          the usage plan took longer than max_wait; nothing was sent
 ├── SessionClosed             the session was closed before the call was sent
@@ -38,6 +39,7 @@ __all__ = [
     "Forbidden",
     "InvalidMessage",
     "InvalidOrderList",
+    "LedgerError",
     "MessageNotAvailable",
     "MessagingError",
     "NotFound",
@@ -130,6 +132,10 @@ class ConfigurationError(MessagingError, ValueError):
     """Credentials, endpoint or environment are incomplete or contradict each other."""
 
 
+class LedgerError(MessagingError):
+    """The ledger refused, or could not be read or written. Nothing is sent without it."""
+
+
 @frozen
 class Error:
     """One entry of the `errors` in Amazon's answer."""
@@ -152,7 +158,7 @@ class CallContext:
     attempts: int = 1
 
     def __str__(self) -> str:
-        tried = "" if self.attempts == 1 else f", attempt {self.attempts}"
+        tried = "" if self.attempts <= 1 else f", attempt {self.attempts}"
         return f"{self.operation} for order {self.amazon_order_id}{tried}"
 
 

@@ -5,7 +5,6 @@ Source: Amazon's "Marketplace IDs" and "SP-API Endpoints" pages.
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 from collections.abc import Mapping
@@ -135,6 +134,8 @@ def _plain_http_allowed(host: str) -> bool:
 
 def is_loopback(host: str) -> bool:
     """Whether a host name or address stays on this machine."""
+    import ipaddress  # here, for it is slow to import
+
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -188,6 +189,13 @@ class Endpoint:
     def region(self) -> Region | None:
         """The region this endpoint answers for, or None for a host that is not Amazon's."""
         return _REGIONS.get(self.api_url)
+
+    @property
+    def realm(self) -> str:
+        """What a ledger calls it: all of Amazon's regions are one, any other host is itself."""
+        if self.region is None:
+            return self.api_url
+        return "Amazon's sandbox" if "//sandbox." in self.api_url else "Amazon"
 
     @property
     def is_loopback(self) -> bool:

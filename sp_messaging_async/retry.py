@@ -7,20 +7,20 @@
 | 429                                          | again           | again            |
 | 403 that names the token                     | new token, once | new token, once  |
 | any other 4xx, and 3xx                       | final           | final            |
-| 5xx                                          | again           | unknown          |
+| 5xx, and what HTTP does not know             | again           | unknown          |
 | lost after the write began                   | again           | unknown          |
 | 2xx that cannot be read, or holds errors     | again           | unknown          |
 """
 
 from __future__ import annotations
 
+import math
 import random
 from enum import Enum, auto
-from typing import Any
 
 from attrs import Attribute, field, frozen
 
-from .errors import ApiError, ConfigurationError, ServerError, Throttled, TransportError
+from .errors import ApiError, ConfigurationError, Throttled, TransportError
 from .wire import names_token
 
 __all__ = ["RetryPolicy", "Verdict", "judge"]
@@ -49,9 +49,9 @@ def judge(failure: TransportError | ApiError, *, messages_buyer: bool) -> Verdic
         return Verdict.AGAIN_WHEN_PLAN_ALLOWS
     if names_token(failure):
         return Verdict.AGAIN_WITH_NEW_TOKEN
-    ambiguous = isinstance(failure, ServerError) or 200 <= failure.status < 300
-    if not ambiguous:
+    if 300 <= failure.status < 500:
         return Verdict.FINAL
+    # A 5xx, a success that cannot be read, or a status that HTTP does not know.
     return Verdict.UNKNOWN if messages_buyer else Verdict.AGAIN
 
 
@@ -61,12 +61,15 @@ def _judge_transport(failure: TransportError, messages_buyer: bool) -> Verdict:
     return Verdict.AGAIN if failure.repeatable else Verdict.FINAL
 
 
-def _at_least(least: float) -> Any:
-    def check(instance: object, attribute: Attribute[float], value: float) -> None:
-        if not isinstance(value, int | float) or not least <= value < float("inf"):
-            raise ConfigurationError(f"RetryPolicy.{attribute.name} {value!r} is below {least}")
+def _checked_attempts(instance: object, attribute: Attribute[int], value: int) -> None:
+    if type(value) is not int or value < 1:
+        raise ConfigurationError(f"RetryPolicy.{attribute.name} {value!r} is no number above 0")
 
-    return check
+
+def _checked_delay(instance: object, attribute: Attribute[float], value: float) -> None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not 0 <= value < math.inf:
+        raise ConfigurationError(f"RetryPolicy.{attribute.name} {value!r} is no delay in seconds")
 
 
 @frozen
@@ -81,9 +84,9 @@ class RetryPolicy:
     back together.
     """
 
-    attempts: int = field(default=5, validator=_at_least(1))
-    base_delay: float = field(default=0.5, validator=_at_least(0))
-    max_delay: float = field(default=20.0, validator=_at_least(0))
+    attempts: int = field(default=5, validator=_checked_attempts)
+    base_delay: float = field(default=0.5, validator=_checked_delay)
+    max_delay: float = field(default=20.0, validator=_checked_delay)
 
     def delay(self, attempt: int) -> float:
         """Seconds to wait after the attempt of this number, counted from 1."""

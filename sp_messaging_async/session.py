@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import logging
 import math
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Protocol, Self, TypeVar, cast
 
 import aiohttp
 import attrs
@@ -25,20 +25,33 @@ from .errors import (
     ConfigurationError,
     Finding,
     InvalidMessage,
+    LedgerError,
+    MessagingError,
     OutcomeUnknown,
     PlanWaitExceeded,
     SessionClosed,
     TransportError,
     _CallError,
 )
+from .ledger import (
+    DEFAULT_CAMPAIGN,
+    Entry,
+    Ledger,
+    LedgerRow,
+    NotPlanned,
+    Planned,
+    Settlement,
+    Status,
+    new_owner,
+)
 from .marketplaces import Endpoint, Marketplace
 from .models import Attachment, LocalFile, MessageRequest, MessageResponse
 from .operations import MESSAGING, UPLOAD, Operation, by_request
 from .retry import RetryPolicy, Verdict, judge
 from .throttle import LocalThrottle, PlanKey, Throttle
-from .transport import Transport
+from .transport import Exchange, Transport
 
-__all__ = ["MessagingSession", "Patience"]
+__all__ = ["Gate", "MessagingSession", "Patience"]
 
 _log = logging.getLogger("sp_messaging_async")
 
@@ -94,7 +107,7 @@ class MessagingSession:
         self._transport = Transport(http)
         self._closing = False
         self._waits: set[asyncio.Timeout] = set()
-        self._in_flight = 0
+        self._exchanges: set[asyncio.Timeout] = set()
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -119,13 +132,22 @@ class MessagingSession:
         for wait in tuple(self._waits):
             _end(wait)
         try:
+            await asyncio.sleep(0)  # those who waited leave before their connections do
+            await self._exchanges_end(grace)
+        finally:
+            if self._shared_tokens is not None:
+                self._shared_tokens.abandon(self._transport)
+            await self._transport.aclose()
+
+    async def _exchanges_end(self, grace: float) -> None:
+        try:
             async with asyncio.timeout(grace):
                 await self._idle.wait()
         except TimeoutError:
-            _log.warning("closed with %d exchanges in flight", self._in_flight)
-        if self._shared_tokens is not None:
-            self._shared_tokens.abandon(self._transport)
-        await self._transport.aclose()
+            _log.warning("closed with %d exchanges in flight", len(self._exchanges))
+            for exchange in tuple(self._exchanges):
+                _end(exchange)
+            await self._idle.wait()
 
     @property
     def account(self) -> str:
@@ -330,6 +352,9 @@ class MessagingSession:
         *,
         marketplace: Marketplace | str | None = None,
         max_wait: float | None = None,
+        ledger: Ledger | None = None,
+        campaign: str | None = None,
+        again: bool = False,
     ) -> MessageResponse:
         """Send a message by the operation that its request's class belongs to.
 
@@ -338,14 +363,30 @@ class MessagingSession:
         marketplace: the order's, if it is another than the session's, in the same region.
         max_wait: the most seconds to wait for the usage plan, and between attempts; no limit
             unless given.
+        ledger: what records the message, so that a repeat (a queue's redelivery, a double click)
+            sends nothing and returns or raises what was recorded.
+        campaign: under which name it is recorded; "default" unless given.
+        again: send it though another campaign of the ledger has sent this kind to the order.
 
         Raises InvalidMessage before anything is sent; PlanWaitExceeded, SessionClosed,
         AuthenticationError and TransportError with nothing sent to the buyer; an ApiError when
-        Amazon refused; OutcomeUnknown when nobody can tell, which must not be sent again unseen.
-        The coroutine of each operation takes and raises the same.
+        Amazon refused; OutcomeUnknown when nobody can tell, which must not be sent again unseen;
+        LedgerError with nothing sent, or sent and not recorded, as it says. The coroutine of each
+        operation takes and raises the same, but for the ledger.
         """
-        response: type[MessageResponse] = by_request(request).response
-        return await self._post(response, amazon_order_id, request, marketplace, max_wait)
+        patience = Patience(max_wait)
+        if ledger is None:
+            if campaign is not None or again:
+                raise InvalidMessage(Finding("ledger", "is missing; campaign and again are of one"))
+            answer: MessageResponse = await self.deliver(
+                amazon_order_id, request, marketplace, patience
+            )
+            return answer
+        place = None if marketplace is None else self._marketplace(marketplace).id
+        message = Planned(amazon_order_id, request, self.account, place)
+        return await self.deliver_once(
+            message, ledger, campaign or DEFAULT_CAMPAIGN, patience, again=again
+        )
 
     async def upload_attachment(
         self,
@@ -409,14 +450,68 @@ class MessagingSession:
         answer: T = await self.deliver(amazon_order_id, request, marketplace, Patience(max_wait))
         return answer
 
+    async def deliver_once(
+        self,
+        message: Planned,
+        ledger: Ledger,
+        campaign: str,
+        patience: Patience,
+        *,
+        again: bool = False,
+        gate: Gate | None = None,
+    ) -> MessageResponse:
+        """Send as `deliver` does, unless the ledger knows what became of the message."""
+        order_id = wire.checked_order_id(message.amazon_order_id)
+        content.check(message.request)
+        pause = 0.05  # seconds between looks at what somebody else is sending
+        while True:
+            row = await ledger.plan(message, campaign, self.endpoint.realm, again=again)
+            if row.status == "planned":
+                entry = Entry(ledger, row, new_owner("call"))
+                with contextlib.suppress(NotPlanned):  # somebody else was faster
+                    answer: MessageResponse = await self.deliver(
+                        order_id, message.request, message.marketplace, patience, entry, gate
+                    )
+                    return answer
+            elif row.status == "sending":
+                await self._with_patience(patience, partial(asyncio.sleep, pause))
+                pause = min(1.0, 2 * pause)
+            else:
+                return _recorded(row)
+
     async def deliver(
         self,
         amazon_order_id: str,
         request: MessageRequest,
         marketplace: Marketplace | str | None,
         patience: Patience,
+        entry: Entry | None = None,
+        gate: Gate | None = None,
     ) -> Any:
-        """Send as `send` does, while the caller holds on to the patience and may withdraw it."""
+        """Send as `send` does.
+
+        patience: may be withdrawn by the caller meanwhile.
+        entry: the message's row, kept up to date. Raises NotPlanned if it may not be sent.
+        gate: passed right before the write.
+        """
+        try:
+            return await self._deliver(amazon_order_id, request, marketplace, patience, entry, gate)
+        except LedgerError:
+            raise
+        except MessagingError as error:
+            if entry is not None:
+                await entry.settle(Settlement.of_error(error))
+            raise
+
+    async def _deliver(
+        self,
+        amazon_order_id: str,
+        request: MessageRequest,
+        marketplace: Marketplace | str | None,
+        patience: Patience,
+        entry: Entry | None,
+        gate: Gate | None,
+    ) -> Any:
         operation = by_request(request)
         place = self._marketplace(marketplace)
         wire.checked_order_id(amazon_order_id)
@@ -426,7 +521,8 @@ class MessagingSession:
         http_request = wire.build(
             self.endpoint.api_url, operation, amazon_order_id, place, request, self._agent
         )
-        return await self._perform(_Call(operation, amazon_order_id, http_request, patience))
+        call = _Call(operation, amazon_order_id, http_request, patience, entry, gate)
+        return await self._perform(call)
 
     def _marketplace(self, override: Marketplace | str | None) -> Marketplace:
         if override is None:
@@ -475,62 +571,103 @@ class MessagingSession:
         call = _Call(UPLOAD, amazon_order_id, request, patience)
         answer: models.CreateUploadDestinationResponse = await self._perform(call)
         destination = answer.payload
-        try:
-            put = attachments.put(file, destination, self._transport, self._retry, self._timeout)
-            await self._until_closed(put)
-        except _CallError as error:
-            error.context = CallContext(UPLOAD.name, amazon_order_id)
-            raise
+
+        def put() -> Awaitable[None]:
+            return attachments.put(
+                amazon_order_id,
+                file,
+                destination,
+                self._transport,
+                self._retry,
+                self._timeout,
+                lambda seconds: self._with_patience(patience, partial(asyncio.sleep, seconds)),
+            )
+
+        with _context_of(call):
+            await self._until_ended(put, patience)
         return Attachment(destination.upload_destination_id, file.name, size=file.size)
 
     async def _perform(self, call: _Call) -> Any:
-        """Token, plan, exchange, answer, judgement; again until one attempt settles it."""
-        try:
-            for attempt in itertools.count(1):
-                token = await self._wait_for_turn(call, again=attempt > 1)
-                call.attempts = attempt
+        """Token, plan, intent, exchange, answer, judgement; again until one attempt settles it."""
+        with _context_of(call):
+            while True:
+                token = await self._wait_for_turn(call, again=call.attempts > 0)
+                if call.entry is not None:
+                    await call.entry.intend(self._timeout)
+                    self._refuse_if_ended(call.patience)  # the commit took its time
+                call.attempts += 1
                 try:
                     answer = await self._exchange(call, token)
-                    return wire.read(call.operation, answer)
+                    result = wire.read(call.operation, answer)
                 except (TransportError, ApiError) as error:
                     failure = error
+                else:
+                    await self._record_sent(call, answer)
+                    return result
                 await self._before_next_attempt(call, token, failure)
-        except _CallError as error:
-            if error.context is None:
-                error.context = call.context()
-            raise
 
     async def _wait_for_turn(self, call: _Call, *, again: bool) -> str:
         """A token that serves, once the usage plan lets the call go."""
-        self._refuse_if_closing()
-        await self._token()  # refused credentials fail now, not after the wait for the plan
-        key = self._plan_key(call.operation)
-        await self._with_patience(call, lambda: self._throttle.acquire(key, again=again))
+        self._refuse_if_ended(call.patience)
+        # Refused credentials fail now, not after the wait for the plan.
+        await self._token(call.patience)
+        await self._wait_for_plan(call, again=again)
         # The wait may have outlived the token; as a rule this returns at once.
-        token = await self._token()
-        self._refuse_if_closing()
-        if call.patience.withdrawn:
-            raise PlanWaitExceeded("it was withdrawn before it was sent")
+        token = await self._token(call.patience)
+        self._refuse_if_ended(call.patience)
         return token
 
+    async def _wait_for_plan(self, call: _Call, *, again: bool) -> None:
+        key = self._plan_key(call.operation)
+        gate = call.gate
+        while True:
+            if gate is not None and not gate.is_open:
+                await self._with_patience(call.patience, gate.opens)
+            turn = partial(self._throttle.acquire, key, again=again)
+            await self._with_patience(call.patience, turn)
+            if gate is None or gate.is_open:
+                return
+            again = True  # it closed meanwhile; the turn that was waited for is not lost by it
+
     async def _exchange(self, call: _Call, token: str) -> wire.HttpAnswer:
-        exchange = self._transport.exchange(call.request.with_token(token))
-        self._in_flight += 1
+        lapsed = None if call.entry is None else call.entry.lapsed
+        exchange = self._transport.exchange(call.request.with_token(token), lapsed)
+        limit = asyncio.timeout(None)
+        self._exchanges.add(limit)
         self._idle.clear()
         try:
-            answer = await exchange.answer(self._timeout)
-        except TransportError:
-            raise
-        except BaseException:  # a cancellation, above all
-            if call.operation.messages_buyer and exchange.write_began:
-                self._report_unknown(call)
+            async with limit:
+                answer = await exchange.answer(self._timeout)
+        except TimeoutError:
+            closed = TransportError("the session was closed", exchange.write_began, False)
+            raise closed from None
+        except BaseException as error:
+            if not isinstance(error, TransportError):  # a cancellation, above all
+                self._record_cancelled(call, exchange)
             raise
         finally:
-            self._in_flight -= 1
-            if not self._in_flight:
+            self._exchanges.discard(limit)
+            if not self._exchanges:
                 self._idle.set()
         self._learn(call.operation, answer)
         return answer
+
+    async def _record_sent(self, call: _Call, answer: wire.HttpAnswer) -> None:
+        if call.entry is None:
+            return
+        try:
+            await call.entry.settle(Settlement("sent", wire.request_id(answer)))
+        except LedgerError as error:
+            raise LedgerError(f"{call.context()} was sent, and not recorded: {error}") from None
+
+    def _record_cancelled(self, call: _Call, exchange: Exchange) -> None:
+        is_unknown = call.operation.messages_buyer and exchange.write_began
+        if call.entry is not None:
+            reason = TransportError("the task was cancelled", exchange.write_began)
+            status: Status = "unknown" if is_unknown else "planned"
+            call.entry.settle(Settlement.of_error(reason, status))
+        if is_unknown:
+            self._report_unknown(call)
 
     def _report_unknown(self, call: _Call) -> None:
         _log.warning(
@@ -558,6 +695,7 @@ class MessagingSession:
         self, call: _Call, token: str, failure: TransportError | ApiError
     ) -> None:
         """Return when another attempt is allowed and due, or raise what the failure means."""
+        failure.context = call.context()
         verdict = judge(failure, messages_buyer=call.operation.messages_buyer)
         if verdict is Verdict.UNKNOWN:
             raise OutcomeUnknown(failure)
@@ -565,9 +703,11 @@ class MessagingSession:
             verdict = self._renewed_once(call, token)
         if verdict is Verdict.FINAL or call.attempts >= self._retry.attempts:
             raise failure
+        if call.entry is not None:
+            await call.entry.settle(Settlement.of_error(failure, "planned"))
         if verdict is Verdict.AGAIN:
             delay = self._retry.delay(call.attempts)
-            await self._with_patience(call, lambda: asyncio.sleep(delay))
+            await self._with_patience(call.patience, partial(asyncio.sleep, delay))
 
     def _renewed_once(self, call: _Call, token: str) -> Verdict:
         """Drop a refused token. Final if this call has done so before."""
@@ -578,41 +718,52 @@ class MessagingSession:
         call.renewed_token = True
         return Verdict.AGAIN_WITH_NEW_TOKEN
 
-    async def _token(self) -> str:
+    async def _token(self, patience: Patience) -> str:
         serving = self._tokens.serving(self._transport, self._timeout)
         if serving is not None:
             return serving
-        return await self._until_closed(self._tokens.token(self._transport, self._timeout))
+        # Not counted against `max_wait`, which is about the plan.
+        fetch = partial(self._tokens.token, self._transport, self._timeout)
+        return await self._until_ended(fetch, patience)
 
-    async def _with_patience(self, call: _Call, wait: Callable[[], Awaitable[T]]) -> T:
-        """Wait, within what is left of the call's `max_wait`."""
+    async def _with_patience(self, patience: Patience, wait: Callable[[], Awaitable[T]]) -> T:
+        """Wait, within what is left of a call's `max_wait`."""
         loop = asyncio.get_running_loop()
         began = loop.time()
         try:
-            return await self._until_closed(wait(), call.patience)
+            return await self._until_ended(wait, patience, patience.left)
         finally:
-            call.patience.spend(loop.time() - began)
+            patience.spend(loop.time() - began)
 
-    async def _until_closed(self, wait: Awaitable[T], patience: Patience | None = None) -> T:
-        """Wait for something before the send, no longer than the patience and the session last."""
+    async def _until_ended(
+        self,
+        wait: Callable[[], Awaitable[T]],
+        patience: Patience,
+        seconds: float | None = None,
+    ) -> T:
+        """Wait for something before the send, until the session closes or patience is withdrawn."""
+        self._refuse_if_ended(patience)
         try:
-            async with asyncio.timeout(patience.left if patience else None) as limit:
+            async with asyncio.timeout(seconds) as limit:
                 self._waits.add(limit)
-                if patience:
-                    patience.limit = limit
+                patience.limit = limit
                 try:
-                    return await wait
+                    return await wait()
                 finally:
                     self._waits.discard(limit)
         except TimeoutError:
             if not limit.expired():
                 raise
-        self._refuse_if_closing()
-        raise PlanWaitExceeded(f"its turn did not come {patience}; nothing was sent")
+        self._refuse_if_ended(patience)
+        raise PlanWaitExceeded(
+            f"its turn did not come within {patience.max_wait} s; nothing was sent"
+        )
 
-    def _refuse_if_closing(self) -> None:
+    def _refuse_if_ended(self, patience: Patience) -> None:
         if self._closing:
             raise SessionClosed("the session was closed before this was sent")
+        if patience.withdrawn:
+            raise PlanWaitExceeded("it was withdrawn before it was sent")
 
     @property
     def _throttle(self) -> Throttle:
@@ -632,6 +783,17 @@ class MessagingSession:
         return PlanKey(self.endpoint.api_url, self._tokens.seller, operation.name)
 
 
+class Gate(Protocol):
+    """What may hold a call back though its plan would let it go."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the call may go."""
+
+    async def opens(self) -> None:
+        """Return when it is open."""
+
+
 class Patience:
     """How long a call may yet wait; time spent in exchanges does not count.
 
@@ -645,9 +807,6 @@ class Patience:
         self.left = max_wait
         self.withdrawn = False
         self.limit: asyncio.Timeout | None = None
-
-    def __str__(self) -> str:
-        return "before it was withdrawn" if self.withdrawn else f"within {self.max_wait} s"
 
     def spend(self, seconds: float) -> None:
         """Count seconds that were waited."""
@@ -676,11 +835,34 @@ class _Call:
     amazon_order_id: str
     request: wire.HttpRequest
     patience: Patience
+    entry: Entry | None = None
+    gate: Gate | None = None
     attempts: int = 0
     renewed_token: bool = False
 
     def context(self) -> CallContext:
         return CallContext(self.operation.name, self.amazon_order_id, self.attempts)
+
+
+@contextlib.contextmanager
+def _context_of(call: _Call) -> Iterator[None]:
+    """Tell errors which call they belong to."""
+    try:
+        yield
+    except _CallError as error:
+        if error.context is None:
+            error.context = call.context()
+        raise
+
+
+def _recorded(row: LedgerRow) -> MessageResponse:
+    """What was recorded of a message: returned if it was sent, and else raised."""
+    if row.status == "sent":
+        return row.response
+    error = row.error or LedgerError(f"order {row.amazon_order_id} is recorded as {row.status}")
+    if isinstance(error, _CallError):
+        error.context = CallContext(row.operation, row.amazon_order_id, row.attempts)
+    raise error
 
 
 def _positive(name: str, value: float) -> float:

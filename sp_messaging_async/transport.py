@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import io
+from collections.abc import Callable
 
 import aiohttp
 from aiohttp.abc import AbstractStreamWriter
@@ -33,15 +35,18 @@ class Transport:
         self._is_own = http is None
         self._closed = False
 
-    def exchange(self, request: HttpRequest) -> Exchange:
-        """An exchange that has not begun. Needs a running event loop."""
+    def exchange(self, request: HttpRequest, lapsed: Callable[[], bool] | None = None) -> Exchange:
+        """An exchange that has not begun. Needs a running event loop.
+
+        lapsed: asked right before the write of a body; if it says so, nothing is written.
+        """
         if self._http is None:
             # No limit: a wait for the pool would come after the throttle has let the call go.
             connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE)
             self._http = aiohttp.ClientSession(
                 connector=connector, cookie_jar=aiohttp.DummyCookieJar()
             )
-        return Exchange(self._http, request)
+        return Exchange(self._http, request, lapsed)
 
     @property
     def closed(self) -> bool:
@@ -58,18 +63,28 @@ class Transport:
 class Exchange:
     """One request and its answer."""
 
-    def __init__(self, http: aiohttp.ClientSession, request: HttpRequest) -> None:
+    def __init__(
+        self,
+        http: aiohttp.ClientSession,
+        request: HttpRequest,
+        lapsed: Callable[[], bool] | None = None,
+    ) -> None:
         self._http = http
         self._request = request
         self._body = _payload(request.body)
+        if isinstance(self._body, _WatchedPayload):
+            self._body.lapsed = lapsed
 
     @property
     def write_began(self) -> bool:
         """Whether any of the request may have reached the server.
 
-        Known where there is a body, be it empty; without one it is assumed.
+        Known where there is a body, be it empty; without one it is assumed, as it is where the
+        caller's session asks for leave to continue and so sends the head by itself.
         """
-        return self._body.write_began if isinstance(self._body, _WatchedPayload) else True
+        if not isinstance(self._body, _WatchedPayload) or "Expect" in self._http.headers:
+            return True
+        return self._body.write_began
 
     async def answer(self, timeout: float) -> HttpAnswer:  # noqa: ASYNC109 - aiohttp's, which covers one exchange
         """Send, and wait at most `timeout` seconds for the whole answer.
@@ -90,6 +105,13 @@ class Exchange:
                 middlewares=(),
             ) as response:
                 return HttpAnswer(response.status, response.headers, await response.read())
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # Nobody has cancelled this: aiohttp does, when it is closed, to whatever waits for a
+            # connection or the address of a name.
+            failure = TransportError("the connections were closed", self.write_began, False)
         except Exception as error:
             failure = self._failure(error)
         # Any exception at all (a trace config of the caller may raise what it likes) leaves the
@@ -107,9 +129,9 @@ class Exchange:
         ):
             reason += ": the server's certificate is not trusted; check the host, clock and CA file"
             return TransportError(reason, False, repeatable=False)
-        if isinstance(error, aiohttp.InvalidURL | aiohttp.NonHttpUrlClientError):
+        if isinstance(error, aiohttp.InvalidURL | aiohttp.NonHttpUrlClientError | ValueError):
             reason += ": the address of the endpoint, upload or proxy cannot be used"
-            return TransportError(reason, False, repeatable=False)
+            return TransportError(reason, self.write_began, repeatable=False)
         is_expected = isinstance(error, aiohttp.ClientError | OSError)
         return TransportError(reason, self.write_began, repeatable=is_expected)
 
@@ -122,12 +144,19 @@ class _WatchedPayload(BytesPayload):
     """
 
     write_began = False
+    lapsed: Callable[[], bool] | None = None
 
     async def write_with_length(
         self, writer: AbstractStreamWriter, content_length: int | None
     ) -> None:
+        if self.lapsed is not None and self.lapsed():
+            raise _Lapsed("the leave to write it has run out")
         self.write_began = True
         await super().write_with_length(writer, content_length)
+
+
+class _Lapsed(Exception):
+    """The write must not begin any more."""
 
 
 def _payload(body: bytes | None) -> Payload | None:

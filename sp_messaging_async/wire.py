@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NoReturn
 from urllib.parse import quote
 
@@ -32,6 +32,7 @@ from .operations import UPLOAD, Operation
 __all__ = [
     "HttpAnswer",
     "HttpRequest",
+    "api_error",
     "build",
     "build_upload_destination",
     "checked_order_id",
@@ -134,8 +135,12 @@ def user_agent(application: str) -> str:
     Raises InvalidMessage for one without a version, with control characters or too long.
     Source: "Include a User-Agent header in all requests" in Amazon's guide.
     """
-    name, slash, version = application.rpartition("/")
-    if not (slash and name.strip() and version.strip()) or not application.isprintable():
+    name, slash, version = str(application).rpartition("/")
+    if (
+        not isinstance(application, str)
+        or not (slash and name.strip() and version.strip())
+        or not application.isprintable()
+    ):
         reason = f"{application!r} must name an application and its version, as in 'my-bot/1.2'"
         raise InvalidMessage(Finding("user_agent", reason))
     language = f"Python/{platform.python_version()}"
@@ -178,11 +183,18 @@ def raise_for_status(answer: HttpAnswer) -> NoReturn:
         errors = _errors(codec.parse(answer.body))
     except codec.DecodingError:
         errors = ()
-    cls = _error_class(answer.status)
-    if cls is Forbidden and any(_names_template(error) for error in errors):
-        raise MessageNotAvailable(403, errors, request_id(answer), _NOT_AVAILABLE)
     explanation = "" if errors else _without_errors(answer)
-    raise cls(answer.status, errors, request_id(answer), explanation)
+    raise api_error(answer.status, errors, request_id(answer), explanation)
+
+
+def api_error(
+    status: int, errors: Sequence[Error], request_id: str | None, explanation: str = ""
+) -> ApiError:
+    """The error that a status and Amazon's errors mean."""
+    cls = ServerError if 500 <= status < 600 else _BY_STATUS.get(status, ApiError)
+    if cls is Forbidden and any(_names_template(error) for error in errors):
+        return MessageNotAvailable(status, errors, request_id, _NOT_AVAILABLE)
+    return cls(status, errors, request_id, explanation)
 
 
 _BY_STATUS: dict[int, type[ApiError]] = {
@@ -198,10 +210,6 @@ _NOT_AVAILABLE = (
     "this kind of message is not available for this order now; "
     "get_messaging_actions_for_order tells which kinds are"
 )
-
-
-def _error_class(status: int) -> type[ApiError]:
-    return ServerError if 500 <= status < 600 else _BY_STATUS.get(status, ApiError)
 
 
 def _read_success(operation: Operation, answer: HttpAnswer) -> object:
@@ -223,7 +231,7 @@ def _errors(data: object) -> tuple[Error, ...]:
         return ()
     listed = data.get("errors")
     if isinstance(listed, list):
-        return tuple(_error(item) for item in listed)
+        return tuple(_error(item) for item in listed[:_MOST_ERRORS])
     # Amazon's gateway answers {"message": …} before the API is reached.
     gateway = _text(data.get("message"))
     return (Error(message=gateway),) if gateway else ()
@@ -240,6 +248,7 @@ def _text(value: object) -> str | None:
 
 
 _LONGEST_ERROR_TEXT = 2000
+_MOST_ERRORS = 20
 
 
 def _without_errors(answer: HttpAnswer) -> str:

@@ -1,0 +1,315 @@
+-- Everything that the SQLite ledger says to its database. A statement begins with a line that
+-- names it and ends at the next one. Times are seconds since 1970.
+
+
+-- The schema, version by version. A migration and its record are committed together.
+
+-- migration 1
+CREATE TABLE facts (
+    name TEXT PRIMARY KEY,      -- schema, endpoint, key, sequence, open
+    value BLOB NOT NULL
+) WITHOUT ROWID;
+
+CREATE TABLE runs (
+    id TEXT PRIMARY KEY,
+    campaign TEXT NOT NULL,
+    pid INTEGER NOT NULL,
+    began_at REAL NOT NULL,
+    ended_at REAL               -- NULL until nothing of its list is left to send
+) WITHOUT ROWID;
+
+CREATE TABLE messages (
+    id INTEGER PRIMARY KEY,
+    campaign TEXT NOT NULL,
+    amazon_order_id TEXT NOT NULL,
+    operation TEXT NOT NULL,
+    account TEXT NOT NULL,
+    marketplace TEXT,
+    status TEXT NOT NULL
+        CHECK (status IN ('planned', 'sending', 'sent', 'skipped', 'rejected', 'unknown')),
+    repeats INTEGER NOT NULL,   -- 1: sent though another campaign has messaged this pair
+    content TEXT,               -- NULL once the row is final
+    digest BLOB NOT NULL,       -- of all that the user wrote
+    run TEXT,                   -- the last run whose list named it
+    owner TEXT,                 -- whose intent it is, and until when it holds
+    deadline REAL,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    request_id TEXT,
+    failure TEXT,
+    enrolled_at REAL NOT NULL,
+    changed_at REAL NOT NULL,
+    sent_at REAL,
+    UNIQUE (amazon_order_id, operation, campaign)
+);
+CREATE INDEX messages_to_send ON messages (run, account, operation, id) WHERE status = 'planned';
+CREATE INDEX messages_under_way ON messages (id) WHERE status = 'sending';
+
+CREATE TABLE purged (
+    pair BLOB PRIMARY KEY       -- a keyed digest of an order and an operation that were messaged
+) WITHOUT ROWID;
+
+
+-- Opening and closing
+
+-- fact
+SELECT value FROM facts WHERE name = :name;
+
+-- set fact
+INSERT INTO facts (name, value) VALUES (:name, :value)
+ON CONFLICT (name) DO UPDATE SET value = excluded.value;
+
+-- next sequence
+UPDATE facts SET value = value + 1 WHERE name = 'sequence' RETURNING value;
+
+-- interrupt all
+UPDATE messages SET status = 'unknown', failure = :failure, changed_at = :now
+WHERE status = 'sending';
+
+-- interrupt campaign
+UPDATE messages SET status = 'unknown', failure = :failure, changed_at = :now
+WHERE status = 'sending' AND campaign = :campaign AND (owner LIKE 'run:%' OR deadline < :now);
+
+-- doubt planned
+UPDATE messages SET status = 'unknown', failure = :failure, changed_at = :now
+WHERE status = 'planned';
+
+
+-- One message
+
+-- row
+SELECT * FROM messages WHERE id = :id;
+
+-- lapse
+UPDATE messages SET status = 'unknown', failure = :failure, changed_at = :now
+WHERE id = :id AND status = 'sending' AND deadline < :now
+RETURNING *;
+
+-- deciding row
+SELECT * FROM messages
+WHERE amazon_order_id = :amazon_order_id AND operation = :operation
+    AND (campaign = :campaign OR (NOT :again AND status IN ('sending', 'sent', 'unknown')))
+ORDER BY status IN ('sending', 'sent', 'unknown') DESC, campaign = :campaign DESC
+LIMIT 1;
+
+-- is purged
+SELECT 1 FROM purged WHERE pair = :pair;
+
+-- plan
+INSERT INTO messages (campaign, amazon_order_id, operation, account, marketplace, status, repeats,
+    content, digest, enrolled_at, changed_at)
+VALUES (:campaign, :amazon_order_id, :operation, :account, :marketplace, 'planned', :again,
+    :content, :digest, :now, :now)
+RETURNING *;
+
+-- change plan
+UPDATE messages SET account = :account, marketplace = :marketplace, content = :content,
+    digest = :digest, changed_at = :now
+WHERE id = :id AND status = 'planned'
+RETURNING *;
+
+-- intend
+UPDATE messages SET status = 'sending', owner = :owner, deadline = :deadline,
+    attempts = attempts + 1, changed_at = :now
+WHERE id = :id AND status = 'planned' AND (repeats OR NOT EXISTS (
+    SELECT 1 FROM messages AS other
+    WHERE other.amazon_order_id = messages.amazon_order_id
+        AND other.operation = messages.operation AND other.id != messages.id
+        AND other.status IN ('sending', 'sent', 'unknown')));
+
+-- settle
+UPDATE messages SET status = :status, owner = NULL, deadline = NULL, request_id = :request_id,
+    failure = :failure, changed_at = :now, sent_at = iif(:status = 'sent', :now, sent_at),
+    content = iif(:status IN ('sent', 'skipped', 'rejected'), NULL, content)
+WHERE id = :id AND (status = 'planned' OR (owner = :owner AND status IN ('sending', 'unknown')));
+
+
+-- A list: staged in a table of this connection's, then merged in one transaction
+
+-- begin staging
+CREATE TEMP TABLE staged (
+    line INTEGER PRIMARY KEY,
+    amazon_order_id TEXT NOT NULL,
+    operation TEXT NOT NULL,
+    account TEXT NOT NULL,
+    marketplace TEXT,
+    content TEXT NOT NULL,
+    digest BLOB NOT NULL
+);
+
+-- begin merging
+CREATE TEMP TABLE left_alone (
+    line INTEGER PRIMARY KEY,
+    amazon_order_id TEXT NOT NULL,
+    operation TEXT NOT NULL,
+    status TEXT NOT NULL,
+    campaign TEXT
+);
+
+-- stage
+INSERT INTO temp.staged VALUES (?, ?, ?, ?, ?, ?, ?);
+
+-- end staging
+DROP TABLE IF EXISTS temp.staged;
+
+-- end merging
+DROP TABLE IF EXISTS temp.left_alone;
+
+-- index staged
+CREATE INDEX temp.staged_pairs ON staged (amazon_order_id, operation, line);
+
+-- staged conflicts
+SELECT later.line AS line, first.line AS first_line, later.amazon_order_id, later.operation,
+    count(*) OVER () AS total
+FROM (SELECT amazon_order_id, operation, digest, min(line) AS line FROM temp.staged
+    GROUP BY amazon_order_id, operation HAVING count(*) > 1) AS first
+JOIN temp.staged AS later USING (amazon_order_id, operation)
+WHERE later.digest != first.digest
+ORDER BY later.line LIMIT :limit;
+
+-- drop conflicts
+DELETE FROM temp.staged WHERE (amazon_order_id, operation) IN (
+    SELECT amazon_order_id, operation FROM temp.staged
+    GROUP BY amazon_order_id, operation HAVING min(digest) != max(digest));
+
+-- merge identical
+DELETE FROM temp.staged WHERE line NOT IN (
+    SELECT min(line) FROM temp.staged GROUP BY amazon_order_id, operation);
+
+-- begin run
+INSERT INTO runs (id, campaign, pid, began_at) VALUES (:run, :campaign, :pid, :now);
+
+-- end run
+UPDATE runs SET ended_at = :now
+WHERE id = :run
+    AND NOT EXISTS (SELECT 1 FROM messages WHERE run = :run AND status = 'planned')
+    AND NOT EXISTS (SELECT 1 FROM messages WHERE run = :run AND status = 'sending');
+
+-- last run
+SELECT * FROM runs WHERE campaign = :campaign ORDER BY began_at DESC LIMIT 1;
+
+-- reopen
+UPDATE messages SET status = 'planned', repeats = 1, content = staged.content,
+    digest = staged.digest, account = staged.account, marketplace = staged.marketplace,
+    attempts = 0, request_id = NULL, failure = NULL, sent_at = NULL, changed_at = :now
+FROM temp.staged AS staged
+WHERE messages.amazon_order_id = staged.amazon_order_id
+    AND messages.operation = staged.operation AND messages.campaign = :campaign
+    AND messages.status IN ('sent', 'skipped', 'rejected', 'unknown')
+    AND NOT EXISTS (SELECT 1 FROM runs WHERE id = messages.run AND ended_at IS NULL);
+
+-- changed final rows
+SELECT staged.line, staged.amazon_order_id, staged.operation, messages.status, messages.campaign,
+    count(*) OVER () AS total
+FROM temp.staged AS staged
+JOIN messages ON messages.amazon_order_id = staged.amazon_order_id
+    AND messages.operation = staged.operation AND messages.campaign = :campaign
+WHERE messages.status != 'planned' AND messages.digest != staged.digest
+ORDER BY staged.line LIMIT :limit;
+
+-- change planned rows
+UPDATE messages SET content = staged.content, digest = staged.digest, account = staged.account,
+    marketplace = staged.marketplace, changed_at = :now
+FROM temp.staged AS staged
+WHERE messages.amazon_order_id = staged.amazon_order_id
+    AND messages.operation = staged.operation AND messages.campaign = :campaign
+    AND messages.status = 'planned' AND messages.digest != staged.digest;
+
+-- permit repeats
+UPDATE messages SET repeats = 1
+FROM temp.staged AS staged
+WHERE messages.amazon_order_id = staged.amazon_order_id
+    AND messages.operation = staged.operation AND messages.campaign = :campaign
+    AND messages.status = 'planned' AND NOT messages.repeats;
+
+-- plan new rows
+INSERT INTO messages (campaign, amazon_order_id, operation, account, marketplace, status, repeats,
+    content, digest, run, enrolled_at, changed_at)
+SELECT :campaign, amazon_order_id, operation, account, marketplace, 'planned', :again,
+    content, digest, :run, :now, :now
+FROM temp.staged AS staged
+WHERE NOT EXISTS (
+        SELECT 1 FROM messages AS own WHERE own.amazon_order_id = staged.amazon_order_id
+            AND own.operation = staged.operation AND own.campaign = :campaign)
+    AND (:again OR NOT EXISTS (
+        SELECT 1 FROM messages AS other WHERE other.amazon_order_id = staged.amazon_order_id
+            AND other.operation = staged.operation
+            AND other.status IN ('sending', 'sent', 'unknown')))
+    AND (:again OR NOT EXISTS (SELECT 1 FROM purged)
+        OR NOT EXISTS (SELECT 1 FROM purged
+            WHERE pair = keyed_digest(staged.amazon_order_id, staged.operation)))
+ORDER BY staged.line;
+
+-- claim for run
+UPDATE messages SET run = :run
+FROM temp.staged AS staged
+WHERE messages.amazon_order_id = staged.amazon_order_id
+    AND messages.operation = staged.operation AND messages.campaign = :campaign
+    AND messages.run IS NOT :run;
+
+-- find left alone
+INSERT INTO temp.left_alone
+SELECT staged.line, staged.amazon_order_id, staged.operation,
+    coalesce(decided.status, 'sent') AS status, decided.campaign
+FROM temp.staged AS staged
+LEFT JOIN messages AS own ON own.amazon_order_id = staged.amazon_order_id
+    AND own.operation = staged.operation AND own.campaign = :campaign
+LEFT JOIN messages AS decided ON decided.id = coalesce(
+    iif(own.status != 'planned', own.id, NULL),
+    (SELECT other.id FROM messages AS other
+     WHERE other.amazon_order_id = staged.amazon_order_id
+        AND other.operation = staged.operation
+        AND other.status IN ('sending', 'sent', 'unknown') LIMIT 1))
+WHERE own.id IS NULL OR own.status != 'planned'
+    OR (decided.id IS NOT NULL AND NOT own.repeats);
+
+-- left alone
+SELECT * FROM temp.left_alone ORDER BY line LIMIT :limit;
+
+-- count left alone
+SELECT status, count(*) AS number FROM temp.left_alone GROUP BY status;
+
+-- staged number
+SELECT count(*) FROM temp.staged;
+
+
+-- A run
+
+-- lanes
+SELECT account, operation, count(*) AS number, max(id) AS last
+FROM messages WHERE run = :run AND status = 'planned'
+GROUP BY account, operation ORDER BY account, operation;
+
+-- to send
+SELECT * FROM messages
+WHERE run = :run AND account = :account AND operation = :operation AND status = 'planned'
+    AND id > :after
+ORDER BY id LIMIT :limit;
+
+
+-- What a person asks
+
+-- counts
+SELECT status, count(*) AS number FROM messages
+WHERE :campaign IS NULL OR campaign = :campaign GROUP BY status;
+
+-- rows
+SELECT * FROM messages
+WHERE id > :after AND (:campaign IS NULL OR campaign = :campaign)
+    AND (:status IS NULL OR status = :status)
+ORDER BY id LIMIT :limit;
+
+-- resolve
+UPDATE messages SET status = :status, owner = NULL, deadline = NULL, changed_at = :now,
+    failure = iif(:status = 'sent', NULL, failure),
+    content = iif(:status = 'sent', NULL, content)
+WHERE amazon_order_id = :amazon_order_id AND operation = :operation AND status = 'unknown'
+    AND (:campaign IS NULL OR campaign = :campaign);
+
+-- remember purged
+INSERT OR IGNORE INTO purged
+SELECT keyed_digest(amazon_order_id, operation) FROM messages
+WHERE status = 'sent' AND changed_at < :before;
+
+-- purge
+DELETE FROM messages
+WHERE status IN ('sent', 'skipped', 'rejected') AND changed_at < :before;

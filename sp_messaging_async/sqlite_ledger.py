@@ -1,0 +1,845 @@
+"""`SQLiteLedger`: a ledger in one file, for all processes of one machine.
+
+One thread writes. What waits for it is committed together, with `synchronous=FULL`, before anyone
+is told. Beside the file FILE stand SQLite's own FILE-wal and FILE-shm, and
+
+- FILE.lock, by which SQLite's locks tell who else has the ledger open. Whoever opens it alone knows
+  that every owner of an intent is gone.
+- FILE.tail, the number of the last commit. A ledger that knows fewer has lost its WAL, or is an
+  old copy, and is refused: it could not tell what was sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import hashlib
+import importlib.resources
+import os
+import queue
+import secrets
+import sqlite3
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
+
+from attrs import field, frozen
+
+from . import codec
+from .errors import LedgerError
+from .ledger import (
+    DEFAULT_CAMPAIGN,
+    Conflict,
+    Enrolled,
+    Lane,
+    LedgerRow,
+    LeftAlone,
+    Planned,
+    Settlement,
+    Status,
+    new_owner,
+    stored_interruption,
+)
+
+__all__ = ["SQLiteLedger"]
+
+T = TypeVar("T")
+
+_LARGEST_GROUP = 1000  # jobs that are committed together
+_BUSY = 30.0  # seconds to wait for another process's commit
+_SAMPLE = 20  # rows named in an Enrolled
+_APPLICATION_ID = 0x53504D41  # marks the database as a ledger
+
+
+class SQLiteLedger:
+    """A ledger in a file of this machine. Any number of processes may have it open.
+
+    path: the file, made (for its user only) when it is first used.
+
+    Open it as an async context manager, or let the first use do so and call `aclose`. Every method
+    raises LedgerError when the file cannot be used, and nothing is sent then.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._writer: _Writer | None = None
+        self._staging = asyncio.Lock()
+
+    async def __aenter__(self) -> Self:
+        await self._do(_nothing)
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Finish what was begun, and close. The next use would open it again."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            await asyncio.to_thread(writer.close)
+
+    async def salvage(self) -> int:
+        """Open a ledger that lost its last commits: everything planned becomes `unknown`.
+
+        Returns how many rows. Messages that only the lost commits knew are not among them.
+        """
+        self._writer = _Writer(self.path, salvage=True)
+        return await self._do(_doubt_planned)
+
+    # The contract
+
+    async def plan(
+        self, message: Planned, campaign: str, endpoint: str, *, again: bool = False
+    ) -> LedgerRow:
+        """The row that decides what becomes of a message; see `Ledger.plan`."""
+        return await self._do(functools.partial(_plan, message, campaign, endpoint, again))
+
+    async def row(self, row_id: int) -> LedgerRow:
+        """A row as it stands now."""
+        return await self._do(lambda database: _current(database, row_id))
+
+    def intend(self, row_id: int, owner: str, deadline: float) -> Awaitable[bool]:
+        """Commit the intent to send a planned row; see `Ledger.intend`."""
+        values = {"id": row_id, "owner": owner, "deadline": deadline}
+        return self._do(lambda database: database.run("intend", **values).rowcount == 1)
+
+    def settle(self, row_id: int, owner: str, settlement: Settlement) -> Awaitable[None]:
+        """Record what became of it; see `Ledger.settle`."""
+        values = {
+            "id": row_id,
+            "owner": owner,
+            "status": settlement.status,
+            "request_id": settlement.request_id,
+            "failure": settlement.failure,
+        }
+        return self._do(lambda database: _forget(database.run("settle", **values)))
+
+    @asynccontextmanager
+    async def campaign_lock(self, campaign: str = DEFAULT_CAMPAIGN) -> AsyncIterator[None]:
+        """Held while a run sends a campaign's rows; refused while another process holds it."""
+        lock = _Lock(_beside(self.path, f".{_short(campaign)}.lock"))
+        try:
+            if not await asyncio.to_thread(lock.take_alone):
+                raise LedgerError(await self._do(lambda database: _busy(database, campaign)))
+            await self._do(lambda database: _interrupt_campaign(database, campaign))
+            yield
+        finally:
+            await asyncio.to_thread(lock.close)
+
+    @asynccontextmanager
+    async def enrolment(self, campaign: str, endpoint: str) -> AsyncIterator[SQLiteEnrolment]:
+        """A list on its way into the ledger."""
+        async with self._staging:  # there is one staging table
+            await self._do(lambda database: _begin_staging(database, endpoint))
+            try:
+                yield SQLiteEnrolment(self._do, campaign)
+            finally:
+                await self._do(_end_staging)
+
+    async def lanes(self, run: str) -> list[Lane]:
+        """What a run has yet to send, for each account and operation."""
+        return await self._do(
+            lambda database: [Lane(*found) for found in database.run("lanes", run=run)],
+            writes=False,
+        )
+
+    async def to_send(self, run: str, lane: Lane, after: int, limit: int) -> list[LedgerRow]:
+        """A lane's next planned rows, by id."""
+        values = {"account": lane.account, "operation": lane.operation, "after": after}
+        return await self._do(
+            lambda database: database.rows("to send", run=run, limit=limit, **values), writes=False
+        )
+
+    async def end_run(self, run: str) -> None:
+        """Note that a run has ended, if nothing of its list is left to send."""
+        await self._do(lambda database: _forget(database.run("end run", run=run)))
+
+    async def counts(self, campaign: str | None = None) -> Mapping[Status, int]:
+        """How many rows of each status, of a campaign or of all."""
+        return await self._do(
+            lambda database: dict(map(tuple, database.run("counts", campaign=campaign))),
+            writes=False,
+        )
+
+    async def rows(
+        self,
+        *,
+        campaign: str | None = None,
+        status: Status | None = None,
+        after: int = 0,
+        limit: int = 1000,
+    ) -> list[LedgerRow]:
+        """Rows by id, a page at a time."""
+        values = {"campaign": campaign, "status": status, "after": after, "limit": limit}
+        return await self._do(lambda database: database.rows("rows", **values), writes=False)
+
+    async def resolve(
+        self, amazon_order_id: str, operation: str, *, sent: bool, campaign: str | None = None
+    ) -> int:
+        """Settle `unknown` rows after a look in Seller Central; see `Ledger.resolve`."""
+        values = {
+            "amazon_order_id": amazon_order_id,
+            "operation": operation,
+            "campaign": campaign,
+            "status": "sent" if sent else "planned",
+        }
+        return await self._do(lambda database: database.run("resolve", **values).rowcount)
+
+    async def purge(self, before: datetime) -> int:
+        """Forget final rows that last changed before; see `Ledger.purge`."""
+        return await self._do(lambda database: _purge(database, before.timestamp()))
+
+    def _do(self, work: Work[T], *, writes: bool = True) -> asyncio.Future[T]:
+        if self._writer is None:
+            self._writer = _Writer(self.path)
+        return self._writer.submit(work, writes)
+
+
+class SQLiteEnrolment:
+    """A list on its way into a SQLiteLedger; see `Enrolment`."""
+
+    def __init__(self, do: Callable[..., Awaitable[Any]], campaign: str) -> None:
+        self._do = do
+        self._campaign = campaign
+
+    async def stage(self, rows: Sequence[tuple[int, Planned]]) -> None:
+        """Take rows with their lines, which grow."""
+        await self._do(lambda database: _stage(database, rows), writes=False)
+
+    async def conflicts(self, limit: int) -> tuple[list[Conflict], int]:
+        """Rows that differ from an earlier one of their order and operation; and how many."""
+
+        def find(database: _Database) -> tuple[list[Conflict], int]:
+            found = list(database.run("staged conflicts", limit=limit))
+            return [Conflict(*row[:4]) for row in found], found[0]["total"] if found else 0
+
+        return await self._do(find, writes=False)  # type: ignore[no-any-return]
+
+    async def merge(self, *, again: bool) -> Enrolled:
+        """Bring the ledger up to the list; see `Enrolment.merge`."""
+        return await self._do(  # type: ignore[no-any-return]
+            lambda database: _merge(database, self._campaign, again)
+        )
+
+
+# What the writer's thread does for them, each within a transaction
+
+
+def _nothing(database: _Database) -> None:
+    pass
+
+
+def _forget(cursor: sqlite3.Cursor) -> None:
+    cursor.close()
+
+
+def _plan(
+    message: Planned, campaign: str, endpoint: str, again: bool, database: _Database
+) -> LedgerRow:
+    database.keep_to(endpoint)
+    pair = {"amazon_order_id": message.amazon_order_id, "operation": message.operation}
+    found = database.row("deciding row", campaign=campaign, again=again, **pair)
+    plan = {
+        "account": message.account,
+        "marketplace": message.marketplace,
+        "content": codec.store(message.request),
+        "digest": message.digest(),
+    }
+    if found is None:
+        if not again and database.was_purged(**pair):
+            raise LedgerError(
+                f"{message.operation} was sent to order {message.amazon_order_id} before, as a "
+                "digest of a purged row tells; nothing was sent now"
+            )
+        planned = database.row("plan", campaign=campaign, again=again, **pair, **plan)
+    elif found.status == "planned":
+        planned = database.row("change plan", id=found.id, **plan)
+    else:
+        planned = database.lapsed(found)
+    return _found(planned)
+
+
+def _current(database: _Database, row_id: int) -> LedgerRow:
+    return database.lapsed(_found(database.row("row", id=row_id)))
+
+
+def _found(row: LedgerRow | None) -> LedgerRow:
+    if row is None:
+        raise LedgerError("a row is gone that was there before; who else writes to the ledger?")
+    return row
+
+
+def _busy(database: _Database, campaign: str) -> str:
+    run = database.run("last run", campaign=campaign).fetchone()
+    who = "another process" if run is None else f"process {run['pid']}, since {_time(run[3]):%c}"
+    return f"campaign {campaign!r} is being sent by {who}; wait for it, or stop it first"
+
+
+def _interrupt_campaign(database: _Database, campaign: str) -> None:
+    database.run("interrupt campaign", campaign=campaign, failure=stored_interruption())
+
+
+def _doubt_planned(database: _Database) -> int:
+    return database.run("doubt planned", failure=stored_interruption()).rowcount
+
+
+def _begin_staging(database: _Database, endpoint: str) -> None:
+    database.keep_to(endpoint)
+    database.run("begin staging")
+
+
+def _stage(database: _Database, rows: Sequence[tuple[int, Planned]]) -> None:
+    database.run_many(
+        "stage",
+        (
+            (
+                line,
+                planned.amazon_order_id,
+                planned.operation,
+                planned.account,
+                planned.marketplace,
+                codec.store(planned.request),
+                planned.digest(),
+            )
+            for line, planned in rows
+        ),
+    )
+
+
+def _end_staging(database: _Database) -> None:
+    database.run("end staging")
+    database.run("end merging")
+
+
+def _merge(database: _Database, campaign: str, again: bool) -> Enrolled:
+    run = new_owner("run")
+    database.run("index staged")
+    database.run("drop conflicts")
+    before = database.number("staged number")
+    database.run("merge identical")
+    merged = before - database.number("staged number")
+    database.run("begin run", run=run, campaign=campaign, pid=os.getpid())
+    if again:
+        database.run("reopen", campaign=campaign)
+        database.run("permit repeats", campaign=campaign)
+    changed = list(database.run("changed final rows", campaign=campaign, limit=_SAMPLE))
+    database.run("change planned rows", campaign=campaign)
+    database.run("plan new rows", campaign=campaign, again=again, run=run)
+    database.run("claim for run", campaign=campaign, run=run)
+    database.run("begin merging")
+    database.run("find left alone", campaign=campaign)
+    return Enrolled(
+        run=run,
+        merged=merged,
+        left_alone=dict(map(tuple, database.run("count left alone"))),
+        some_left_alone=[LeftAlone(*row) for row in database.run("left alone", limit=_SAMPLE)],
+        changed=changed[0]["total"] if changed else 0,
+        some_changed=[LeftAlone(*row[:5]) for row in changed],
+    )
+
+
+def _purge(database: _Database, before: float) -> int:
+    database.run("remember purged", before=before)
+    return database.run("purge", before=before).rowcount
+
+
+# The writer's thread
+
+
+Work = Callable[["_Database"], T]
+
+
+@frozen(eq=False)
+class _Job(Generic[T]):
+    """Something to do in the thread, and who waits for it."""
+
+    work: Work[T]
+    writes: bool
+    future: asyncio.Future[T]
+
+
+class _Writer:
+    """The thread that has the database, and what waits for it."""
+
+    def __init__(self, path: Path, *, salvage: bool = False) -> None:
+        self._path = path
+        self._salvage = salvage
+        self._jobs: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="ledger", daemon=True)
+        self._thread.start()
+
+    def submit(self, work: Work[T], writes: bool) -> asyncio.Future[T]:
+        """Begin; what is submitted takes effect in that order, whether or not anyone waits."""
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        # An error that nobody waits for is no reason for asyncio to complain: the row stays as it
+        # was, which is the safe side.
+        future.add_done_callback(lambda done: done.cancelled() or done.exception())
+        self._jobs.put(_Job(work, writes, future))
+        return future
+
+    def close(self) -> None:
+        """Finish, and close the database. Blocks."""
+        self._jobs.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        try:
+            with _opened(self._path, salvage=self._salvage) as database:
+                for group in self._groups():
+                    _commit(database, group)
+        except (LedgerError, sqlite3.Error, OSError) as error:
+            for group in self._groups():
+                _fail(group, _as_ledger_error(self._path, error))
+
+    def _groups(self) -> Iterator[list[_Job[Any]]]:
+        """What waits, again and again, until the ledger is closed."""
+        job = self._jobs.get()
+        while job is not None:
+            group = [job]
+            with contextlib.suppress(queue.Empty):
+                while len(group) < _LARGEST_GROUP:
+                    job = self._jobs.get_nowait()
+                    if job is None:
+                        break
+                    group.append(job)
+            yield group
+            if job is not None:
+                job = self._jobs.get()
+
+
+def _commit(database: _Database, group: list[_Job[Any]]) -> None:
+    """Do a group of jobs in one transaction; all of it is durable before anyone is told."""
+    results: list[tuple[asyncio.Future[Any], Any]] = []
+    writes = any(job.writes for job in group)
+    try:
+        with database.transaction(writes=writes):
+            for job in group:
+                try:
+                    results.append((job.future, job.work(database)))
+                except LedgerError as error:  # raised before the job has changed anything
+                    results.append((job.future, error))
+    except Exception as error:  # nothing of the group may be relied upon
+        _fail(group, _as_ledger_error(database.path, error))
+    else:
+        _tell(results)
+
+
+def _fail(group: list[_Job[Any]], error: LedgerError) -> None:
+    _tell([(job.future, LedgerError(*error.args)) for job in group])
+
+
+def _as_ledger_error(path: Path, error: Exception) -> LedgerError:
+    if isinstance(error, LedgerError):
+        return error
+    return LedgerError(f"the ledger {path} cannot be used: {error}; nothing is sent without it")
+
+
+def _tell(results: list[tuple[asyncio.Future[Any], Any]]) -> None:
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any]]] = {}
+    for future, result in results:
+        by_loop.setdefault(future.get_loop(), []).append((future, result))
+    for loop, told in by_loop.items():
+        with contextlib.suppress(RuntimeError):  # a loop that was closed has nobody waiting
+            loop.call_soon_threadsafe(_set, told)
+
+
+def _set(told: list[tuple[asyncio.Future[Any], Any]]) -> None:
+    for future, result in told:
+        if future.done():
+            continue
+        if isinstance(result, LedgerError):
+            future.set_exception(result)
+        else:
+            future.set_result(result)
+
+
+# The database, within that thread
+
+
+class _Database:
+    """A connection, and the statements of ledger.sql."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection, tail: _Tail) -> None:
+        self.path = path
+        self._connection = connection
+        self._tail = tail
+        self._statements = _statements()
+        self._key: bytes | None = None
+        connection.create_function("keyed_digest", 2, self._digest_of, deterministic=True)
+
+    def run(self, statement: str, **values: object) -> sqlite3.Cursor:
+        """Run a statement of ledger.sql by its name."""
+        return self._connection.execute(self._statements[statement], {"now": time.time(), **values})
+
+    def run_many(self, statement: str, rows: Iterator[Sequence[object]]) -> None:
+        """Run a statement for each of many rows."""
+        self._connection.executemany(self._statements[statement], rows)
+
+    def rows(self, statement: str, **values: object) -> list[LedgerRow]:
+        """The rows of messages that a statement finds."""
+        return [_ledger_row(row) for row in self.run(statement, **values)]
+
+    def row(self, statement: str, **values: object) -> LedgerRow | None:
+        """The row that a statement finds, or None."""
+        found = self.rows(statement, **values)
+        return found[0] if found else None
+
+    def number(self, statement: str) -> int:
+        """The number that a statement finds."""
+        number: int = self.run(statement).fetchone()[0]
+        return number
+
+    def fact(self, name: str) -> Any:
+        """A fact of the ledger, or None."""
+        row = self.run("fact", name=name).fetchone()
+        return row[0] if row else None
+
+    def keep_to(self, endpoint: str) -> None:
+        """Record the ledger's endpoint, or refuse another."""
+        recorded = self.fact("endpoint")
+        if recorded is None:
+            self.run("set fact", name="endpoint", value=endpoint)
+        elif recorded != endpoint:
+            raise LedgerError(
+                f"the ledger {self.path} is of {recorded}, and this would be sent to {endpoint}; "
+                "name another ledger"
+            )
+
+    def lapsed(self, row: LedgerRow) -> LedgerRow:
+        """The row, `unknown` if it is an intent that holds no more."""
+        if row.status != "sending":
+            return row
+        return self.row("lapse", id=row.id, failure=stored_interruption()) or row
+
+    def was_purged(self, amazon_order_id: str, operation: str) -> bool:
+        """Whether a purged row had sent it."""
+        pair = self._digest_of(amazon_order_id, operation)
+        return self.run("is purged", pair=pair).fetchone() is not None
+
+    def version(self) -> int:
+        """Of the schema; 0 for a new database. Refuses a database that is no ledger."""
+        version: int = self._connection.execute("PRAGMA user_version").fetchone()[0]
+        mark = self._connection.execute("PRAGMA application_id").fetchone()[0]
+        if mark != (_APPLICATION_ID if version else 0) or bool(version) != self._has_tables():
+            raise LedgerError(f"{self.path} is another program's database; name another ledger")
+        return version
+
+    def migrate(self, version: int) -> None:
+        """Go to a version of the schema, which is recorded in the same transaction."""
+        with self.transaction(writes=False):
+            for statement in _split(self._statements[f"migration {version}"]):
+                self._connection.execute(statement)
+            self._connection.execute(f"PRAGMA user_version = {version}")
+            if version == 1:
+                self._connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+                for name, value in (("key", secrets.token_bytes(32)), ("sequence", 0), ("open", 0)):
+                    self.run("set fact", name=name, value=value)
+
+    def is_whole(self) -> bool:
+        """Whether the file holds together; takes seconds for a million rows."""
+        found: str = self._connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        return found == "ok"
+
+    def checkpoint(self, mode: str) -> None:
+        """Bring all commits into the main file."""
+        busy, _, _ = self._connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+        if busy:
+            raise LedgerError(f"the ledger {self.path} is being read by another program; try again")
+
+    def _has_tables(self) -> bool:
+        found = self._connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
+        return found is not None
+
+    @contextlib.contextmanager
+    def transaction(self, *, writes: bool) -> Iterator[None]:
+        """Committed at the end, with the next number if it writes; rolled back by any error."""
+        number = None
+        self._connection.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
+        try:
+            yield
+            if writes:
+                number = self.run("next sequence").fetchone()[0]
+            self._connection.execute("COMMIT")
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.execute("ROLLBACK")
+            raise
+        if number is not None:
+            self._tail.write(number)
+
+    def _digest_of(self, amazon_order_id: str, operation: str) -> bytes:
+        if self._key is None:
+            self._key = self.fact("key")
+        pair = f"{amazon_order_id} {operation}".encode()
+        return hashlib.blake2b(pair, key=self._key or b"", digest_size=16).digest()
+
+
+@functools.cache
+def _statements() -> Mapping[str, str]:
+    text = (importlib.resources.files(__package__) / "ledger.sql").read_text("utf-8")
+    statements: dict[str, str] = {}
+    for block in text.split("\n-- ")[1:]:
+        name, _, statement = block.partition("\n")
+        if statement.strip():
+            statements[name] = statement.strip()
+    return statements
+
+
+def _split(statements: str) -> Iterator[str]:
+    """Statements one by one: sqlite3's own way to run many commits what went before."""
+    statement = ""
+    for line in statements.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
+
+
+def _ledger_row(row: sqlite3.Row) -> LedgerRow:
+    return LedgerRow(
+        id=row["id"],
+        campaign=row["campaign"],
+        amazon_order_id=row["amazon_order_id"],
+        operation=row["operation"],
+        account=row["account"],
+        marketplace=row["marketplace"],
+        status=row["status"],
+        content=row["content"],
+        attempts=row["attempts"],
+        request_id=row["request_id"],
+        failure=row["failure"],
+        deadline=_optional_time(row["deadline"]),
+        enrolled_at=_time(row["enrolled_at"]),
+        changed_at=_time(row["changed_at"]),
+        sent_at=_optional_time(row["sent_at"]),
+    )
+
+
+def _time(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def _optional_time(seconds: float | None) -> datetime | None:
+    return None if seconds is None else _time(seconds)
+
+
+# Opening and closing
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
+
+
+def _short(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()[:12]
+
+
+class _Lock:
+    """An empty database, for the sake of the locks that SQLite has on every system."""
+
+    def __init__(self, path: Path) -> None:
+        _make_private(path)
+        self._connection = sqlite3.connect(
+            path, isolation_level=None, timeout=0, check_same_thread=False
+        )
+
+    def take_alone(self) -> bool:
+        """Lock everyone else out; False if somebody is in."""
+        try:
+            self._connection.execute("BEGIN EXCLUSIVE")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                raise
+            return False
+        return True
+
+    def share(self) -> None:
+        """Let others in who share; waits while somebody is alone."""
+        self.leave()
+        self._connection.execute(f"PRAGMA busy_timeout = {int(_BUSY * 1000)}")
+        self._connection.execute("BEGIN")
+        self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        self._connection.execute("PRAGMA busy_timeout = 0")
+
+    def leave(self) -> None:
+        """Give up whatever is held."""
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+
+    def close(self) -> None:
+        """Give up, and close."""
+        self.leave()
+        self._connection.close()
+
+
+@frozen
+class _Tail:
+    """The number of the last commit, in a file of its own."""
+
+    path: Path
+    file: Any = field(repr=False)
+
+    @classmethod
+    def open(cls, path: Path) -> _Tail:
+        _make_private(path)
+        return cls(path, path.open("r+b", buffering=0))
+
+    @staticmethod
+    def read(path: Path) -> int | None:
+        """The number, or None where there is none."""
+        with contextlib.suppress(FileNotFoundError):
+            content = path.read_bytes()
+            return int.from_bytes(content, "big") if len(content) == 8 else None
+        return None
+
+    def write(self, number: int) -> None:
+        """Note the number. What it is for is lost, and not more, if that fails."""
+        with contextlib.suppress(OSError):
+            self.file.seek(0)
+            self.file.write(number.to_bytes(8, "big"))
+
+    def close(self) -> None:
+        self.file.close()
+
+
+def _make_private(path: Path) -> None:
+    """Make a file that only its user may read, if there is none."""
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+
+
+@contextlib.contextmanager
+def _opened(path: Path, *, salvage: bool) -> Iterator[_Database]:
+    """The ledger, checked, with interrupted rows told apart and everyone's locks respected."""
+    with contextlib.ExitStack() as stack:
+        lock = _Lock(_beside(path, ".lock"))
+        stack.callback(lock.close)
+        database = _enter(path, lock, stack, salvage=salvage)
+        try:
+            yield database
+        finally:
+            _leave(database, lock)
+
+
+def _enter(path: Path, lock: _Lock, stack: contextlib.ExitStack, *, salvage: bool) -> _Database:
+    while True:
+        if alone := lock.take_alone():
+            if not salvage:
+                _refuse_damage(path)
+        else:
+            lock.share()
+        database = _connect(path, stack)
+        if alone:
+            _prepare(database, salvage=salvage)
+            lock.share()
+        # Between the two locks somebody else may have closed the ledger as the last one.
+        if database.fact("open"):
+            return database
+        lock.leave()
+
+
+def _connect(path: Path, stack: contextlib.ExitStack) -> _Database:
+    _make_private(path)
+    connection = sqlite3.connect(path, isolation_level=None, timeout=_BUSY)
+    stack.callback(connection.close)
+    connection.row_factory = sqlite3.Row
+    for pragma in ("journal_mode = WAL", "synchronous = FULL", "secure_delete = ON"):
+        connection.execute(f"PRAGMA {pragma}")
+    tail = _Tail.open(_beside(path, ".tail"))
+    stack.callback(tail.close)
+    return _Database(path, connection, tail)
+
+
+def _prepare(database: _Database, *, salvage: bool) -> None:
+    """What whoever opens a ledger alone does, before anyone may send by it."""
+    was_open = _migrate(database)
+    if not salvage:
+        _refuse_loss(database, was_open=was_open)
+    # Every owner of an intent is gone. The mark that the ledger is open is put into the main file
+    # before the first intent, so that a WAL that is missing then is known to be missing.
+    with database.transaction(writes=True):
+        database.run("interrupt all", failure=stored_interruption())
+        database.run("set fact", name="open", value=1)
+    database.checkpoint("FULL")
+
+
+def _migrate(database: _Database) -> bool:
+    """Bring the schema up to date. Returns whether the ledger was left open."""
+    version = database.version()
+    newest = sum(name.startswith("migration ") for name in _statements())
+    if version > newest:
+        raise LedgerError(
+            f"the ledger {database.path} was made by a newer version (schema {version}, known here "
+            f"is {newest}); update sp-messaging-async"
+        )
+    for number in range(version + 1, newest + 1):
+        database.migrate(number)
+    return bool(database.fact("open"))
+
+
+def _refuse_loss(database: _Database, *, was_open: bool) -> None:
+    """Refuse a ledger that does not hold all that was committed to it."""
+    path = database.path
+    tail, wal = _Tail.read(_beside(path, ".tail")), _size(_beside(path, "-wal"))
+    missing = (database.fact("sequence") < tail) if tail is not None else (was_open and not wal)
+    if missing:
+        raise LedgerError(
+            f"the ledger {path} lacks its last commits, which stood in {path}-wal, or it is an old "
+            "copy: what was sent since cannot be told. Bring the newest files back; or let "
+            f"'sp-messaging ledger salvage --ledger {path}' mark all that is planned as unknown"
+        )
+    if was_open and not database.is_whole():
+        raise LedgerError(f"the ledger {path} is damaged; bring back a copy that is whole")
+
+
+def _leave(database: _Database, lock: _Lock) -> None:
+    """Close; the last one out notes that nothing is left open."""
+    lock.leave()
+    if not lock.take_alone():
+        return
+    with contextlib.suppress(sqlite3.Error):  # at worst the next one finds it open
+        with database.transaction(writes=True):
+            database.run("set fact", name="open", value=0)
+        database.checkpoint("TRUNCATE")
+
+
+def _refuse_damage(path: Path) -> None:
+    """Refuse a ledger whose files alone tell that something is lost."""
+    tail = _Tail.read(_beside(path, ".tail"))
+    wal = _size(_beside(path, "-wal"))
+    size = _size(path)
+    if not size and tail:
+        raise LedgerError(
+            f"the ledger {path} is gone or empty, and {tail} commits were made to it: what was "
+            f"sent cannot be told. Bring it back; or, to begin anew and perhaps message buyers "
+            f"twice, delete {path}.tail too"
+        )
+    if size and not wal and size < _size_by_header(path):
+        raise LedgerError(f"the ledger {path} was cut off; bring back a copy that is whole")
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _size_by_header(path: Path) -> int:
+    with path.open("rb") as file:
+        header = file.read(100)
+    if len(header) < 100:
+        return 100
+    page = int.from_bytes(header[16:18], "big")
+    return (65536 if page == 1 else page) * int.from_bytes(header[28:32], "big")
