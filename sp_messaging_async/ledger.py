@@ -32,7 +32,6 @@ from .errors import (
     MessageNotAvailable,
     MessagingError,
     OutcomeUnknown,
-    ServerError,
     Throttled,
     TransportError,
 )
@@ -177,7 +176,10 @@ def status_of(error: MessagingError) -> Literal["planned", "skipped", "rejected"
             return "skipped"
         case OutcomeUnknown():
             return "unknown"
-        case Throttled() | ServerError():  # of an upload, for no message raises a ServerError
+        # Of an upload, for a message raises none of these two:
+        case ApiError(status=status) if status >= 500 or 200 <= status < 300:
+            return "planned"
+        case Throttled():
             return "planned"
         case ApiError() | InvalidMessage():
             return "rejected"
@@ -228,8 +230,10 @@ class Ledger(Protocol):
     async def end_run(self, run: str) -> None:
         """Note that a run has ended, if nothing of its list is left to send."""
 
-    async def counts(self, campaign: str | None = None) -> Mapping[Status, int]:
-        """How many rows of each status, of a campaign or of all."""
+    async def counts(
+        self, *, campaign: str | None = None, run: str | None = None
+    ) -> Mapping[Status, int]:
+        """How many rows of each status: of a campaign, of a run's list, or of all."""
 
     async def rows(
         self,

@@ -42,7 +42,9 @@ CREATE TABLE messages (
     UNIQUE (amazon_order_id, operation, campaign)
 );
 CREATE INDEX messages_to_send ON messages (run, account, operation, id) WHERE status = 'planned';
-CREATE INDEX messages_under_way ON messages (id) WHERE status = 'sending';
+/* Whatever a statement overlooks, no pair has two intents at once. */
+CREATE UNIQUE INDEX messages_under_way ON messages (amazon_order_id, operation)
+WHERE status = 'sending';
 
 CREATE TABLE purged (
     pair BLOB PRIMARY KEY       -- a keyed digest of an order and an operation that were messaged
@@ -103,24 +105,35 @@ RETURNING *;
 
 -- change plan
 UPDATE messages SET account = :account, marketplace = :marketplace, content = :content,
-    digest = :digest, changed_at = :now
+    digest = :digest, repeats = max(repeats, :again), changed_at = :now
 WHERE id = :id AND status = 'planned'
 RETURNING *;
 
 -- intend
-UPDATE messages SET status = 'sending', owner = :owner, deadline = :deadline,
-    attempts = attempts + 1, changed_at = :now
-WHERE id = :id AND status = 'planned' AND (repeats OR NOT EXISTS (
+UPDATE OR IGNORE messages SET status = 'sending', owner = intent.owner,
+    deadline = intent.deadline, attempts = attempts + 1, changed_at = :now
+FROM (SELECT json_extract(value, '$[0]') AS id, json_extract(value, '$[1]') AS owner,
+    json_extract(value, '$[2]') AS deadline FROM json_each(:intents)) AS intent
+WHERE messages.id = intent.id AND status = 'planned' AND (repeats OR NOT EXISTS (
     SELECT 1 FROM messages AS other
     WHERE other.amazon_order_id = messages.amazon_order_id
         AND other.operation = messages.operation AND other.id != messages.id
         AND other.status IN ('sending', 'sent', 'unknown')));
 
+-- is intended
+SELECT 1 FROM messages
+WHERE id = :id AND status = 'sending' AND owner = :owner AND deadline = :deadline;
+
 -- settle
-UPDATE messages SET status = :status, owner = NULL, deadline = NULL, request_id = :request_id,
-    failure = :failure, changed_at = :now, sent_at = iif(:status = 'sent', :now, sent_at),
-    content = iif(:status IN ('sent', 'skipped', 'rejected'), NULL, content)
-WHERE id = :id AND (status = 'planned' OR (owner = :owner AND status IN ('sending', 'unknown')));
+UPDATE messages SET status = settled.status, owner = NULL, deadline = NULL,
+    request_id = settled.request_id, failure = settled.failure, changed_at = :now,
+    sent_at = iif(settled.status = 'sent', :now, sent_at),
+    content = iif(settled.status IN ('sent', 'skipped', 'rejected'), NULL, content)
+FROM (SELECT json_extract(value, '$[0]') AS id, json_extract(value, '$[1]') AS owner,
+    json_extract(value, '$[2]') AS status, json_extract(value, '$[3]') AS request_id,
+    json_extract(value, '$[4]') AS failure FROM json_each(:settlements)) AS settled
+WHERE messages.id = settled.id AND (messages.status = 'planned'
+    OR (messages.owner = settled.owner AND messages.status IN ('sending', 'unknown')));
 
 
 -- A list: staged in a table of this connection's, then merged in one transaction
@@ -290,7 +303,8 @@ ORDER BY id LIMIT :limit;
 
 -- counts
 SELECT status, count(*) AS number FROM messages
-WHERE :campaign IS NULL OR campaign = :campaign GROUP BY status;
+WHERE (:campaign IS NULL OR campaign = :campaign) AND (:run IS NULL OR run = :run)
+GROUP BY status;
 
 -- rows
 SELECT * FROM messages

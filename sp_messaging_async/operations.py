@@ -58,6 +58,7 @@ class Operation:
     plan: Amazon's default usage plan.
     messages_buyer: whether a repetition could reach a buyer; everything else may be repeated.
     retired_on: when Amazon took it out of its model, or None.
+    live_name: of its action in Amazon's live answer, where that is not the last part of its path.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Operation:
     plan: UsagePlan = UsagePlan(rate=1, burst=5)
     messages_buyer: bool = True
     retired_on: date | None = None
+    live_name: str | None = None
 
     @property
     def coroutine(self) -> str:
@@ -156,6 +158,7 @@ _SENDS = (
         models.CreateNegativeFeedbackRemovalRequest,
         models.CreateNegativeFeedbackRemovalResponse,
         retired_on=date(2025, 8, 4),
+        live_name="updateFeedback",
     ),
     Operation(
         "createConfirmOrderDetails",
@@ -207,6 +210,7 @@ _SENDS = (
         f"{_MESSAGES}/invoice",
         models.InvoiceRequest,
         models.InvoiceResponse,
+        live_name="sendInvoice",
     ),
 )
 

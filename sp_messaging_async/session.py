@@ -384,9 +384,10 @@ class MessagingSession:
             return answer
         place = None if marketplace is None else self._marketplace(marketplace).id
         message = Planned(amazon_order_id, request, self.account, place)
-        return await self.deliver_once(
+        response, _ = await self.deliver_once(
             message, ledger, campaign or DEFAULT_CAMPAIGN, patience, again=again
         )
+        return response
 
     async def upload_attachment(
         self,
@@ -426,14 +427,23 @@ class MessagingSession:
         marketplace: Marketplace | str | None,
         max_wait: float | None,
     ) -> T:
+        answer: T = await self.ask(name, amazon_order_id, marketplace, Patience(max_wait))
+        return answer
+
+    async def ask(
+        self,
+        name: str,
+        amazon_order_id: str,
+        marketplace: Marketplace | str | None,
+        patience: Patience,
+    ) -> Any:
+        """Read by the operation of a name, while the caller may withdraw its patience."""
         operation = MESSAGING[name]
         place = self._marketplace(marketplace)
         request = wire.build(
             self.endpoint.api_url, operation, amazon_order_id, place, agent=self._agent
         )
-        call = _Call(operation, amazon_order_id, request, Patience(max_wait))
-        answer: T = await self._perform(call)
-        return answer
+        return await self._perform(_Call(operation, amazon_order_id, request, patience))
 
     async def _post(
         self,
@@ -459,8 +469,11 @@ class MessagingSession:
         *,
         again: bool = False,
         gate: Gate | None = None,
-    ) -> MessageResponse:
-        """Send as `deliver` does, unless the ledger knows what became of the message."""
+    ) -> tuple[MessageResponse, bool]:
+        """Send as `deliver` does, unless the ledger knows what became of the message.
+
+        Returns Amazon's answer, and whether it was sent now and not before.
+        """
         order_id = wire.checked_order_id(message.amazon_order_id)
         content.check(message.request)
         pause = 0.05  # seconds between looks at what somebody else is sending
@@ -472,12 +485,11 @@ class MessagingSession:
                     answer: MessageResponse = await self.deliver(
                         order_id, message.request, message.marketplace, patience, entry, gate
                     )
-                    return answer
-            elif row.status == "sending":
-                await self._with_patience(patience, partial(asyncio.sleep, pause))
-                pause = min(1.0, 2 * pause)
-            else:
-                return _recorded(row)
+                    return answer, True
+            elif row.status != "sending":
+                return _recorded(row), False
+            await self._with_patience(patience, partial(asyncio.sleep, pause))
+            pause = min(1.0, 2 * pause)
 
     async def deliver(
         self,
@@ -625,7 +637,7 @@ class MessagingSession:
                 await self._with_patience(call.patience, gate.opens)
             turn = partial(self._throttle.acquire, key, again=again)
             await self._with_patience(call.patience, turn)
-            if gate is None or gate.is_open:
+            if gate is None or gate.enter():
                 return
             again = True  # it closed meanwhile; the turn that was waited for is not lost by it
 
@@ -788,10 +800,13 @@ class Gate(Protocol):
 
     @property
     def is_open(self) -> bool:
-        """Whether the call may go."""
+        """Whether a call may line up for its plan."""
 
     async def opens(self) -> None:
         """Return when it is open."""
+
+    def enter(self) -> bool:
+        """Whether the call may go now, its plan having let it go."""
 
 
 class Patience:

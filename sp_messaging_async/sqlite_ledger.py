@@ -16,6 +16,8 @@ import contextlib
 import functools
 import hashlib
 import importlib.resources
+import itertools
+import json
 import os
 import queue
 import secrets
@@ -25,6 +27,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from operator import attrgetter
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
@@ -111,19 +114,12 @@ class SQLiteLedger:
 
     def intend(self, row_id: int, owner: str, deadline: float) -> Awaitable[bool]:
         """Commit the intent to send a planned row; see `Ledger.intend`."""
-        values = {"id": row_id, "owner": owner, "deadline": deadline}
-        return self._do(lambda database: database.run("intend", **values).rowcount == 1)
+        return self._writing.submit(_intend, True, (row_id, owner, deadline))
 
     def settle(self, row_id: int, owner: str, settlement: Settlement) -> Awaitable[None]:
         """Record what became of it; see `Ledger.settle`."""
-        values = {
-            "id": row_id,
-            "owner": owner,
-            "status": settlement.status,
-            "request_id": settlement.request_id,
-            "failure": settlement.failure,
-        }
-        return self._do(lambda database: _forget(database.run("settle", **values)))
+        what = (settlement.status, settlement.request_id, settlement.failure)
+        return self._writing.submit(_settle, True, (row_id, owner, *what))
 
     @asynccontextmanager
     async def campaign_lock(self, campaign: str = DEFAULT_CAMPAIGN) -> AsyncIterator[None]:
@@ -165,10 +161,12 @@ class SQLiteLedger:
         """Note that a run has ended, if nothing of its list is left to send."""
         await self._do(lambda database: _forget(database.run("end run", run=run)))
 
-    async def counts(self, campaign: str | None = None) -> Mapping[Status, int]:
-        """How many rows of each status, of a campaign or of all."""
+    async def counts(
+        self, *, campaign: str | None = None, run: str | None = None
+    ) -> Mapping[Status, int]:
+        """How many rows of each status: of a campaign, of a run's list, or of all."""
         return await self._do(
-            lambda database: dict(map(tuple, database.run("counts", campaign=campaign))),
+            lambda database: dict(map(tuple, database.run("counts", campaign=campaign, run=run))),
             writes=False,
         )
 
@@ -200,10 +198,14 @@ class SQLiteLedger:
         """Forget final rows that last changed before; see `Ledger.purge`."""
         return await self._do(lambda database: _purge(database, before.timestamp()))
 
-    def _do(self, work: Work[T], *, writes: bool = True) -> asyncio.Future[T]:
+    def _do(self, work: Callable[[_Database], T], *, writes: bool = True) -> asyncio.Future[T]:
+        return self._writing.submit(lambda database, _: [work(database)], writes)
+
+    @property
+    def _writing(self) -> _Writer:
         if self._writer is None:
             self._writer = _Writer(self.path)
-        return self._writer.submit(work, writes)
+        return self._writer
 
 
 class SQLiteEnrolment:
@@ -244,6 +246,30 @@ def _forget(cursor: sqlite3.Cursor) -> None:
     cursor.close()
 
 
+def _intend(database: _Database, intents: Sequence[Values]) -> list[bool]:
+    """All intents in one statement, which spares the event loop many waits for Python's lock."""
+    wanted = {row_id: (row_id, *rest) for row_id, *rest in intents}
+    if len(wanted) < len(intents):  # two want the same row: one after the other
+        return [_intend(database, [intent])[0] for intent in intents]
+    if database.run("intend", intents=json.dumps(intents)).rowcount == len(intents):
+        return [True] * len(intents)
+    names = ("id", "owner", "deadline")
+    return [
+        database.run("is intended", **dict(zip(names, intent, strict=True))).fetchone() is not None
+        for intent in intents
+    ]
+
+
+def _settle(database: _Database, settlements: Sequence[Values]) -> list[None]:
+    latest = {row_id: (row_id, *rest) for row_id, *rest in settlements}
+    if len(latest) < len(settlements):  # two answers for one row: one after the other
+        for settlement in settlements:
+            _settle(database, [settlement])
+    else:
+        database.run("settle", settlements=json.dumps(settlements))
+    return [None] * len(settlements)
+
+
 def _plan(
     message: Planned, campaign: str, endpoint: str, again: bool, database: _Database
 ) -> LedgerRow:
@@ -264,7 +290,7 @@ def _plan(
             )
         planned = database.row("plan", campaign=campaign, again=again, **pair, **plan)
     elif found.status == "planned":
-        planned = database.row("change plan", id=found.id, **plan)
+        planned = database.row("change plan", id=found.id, again=again, **plan)
     else:
         planned = database.lapsed(found)
     return _found(planned)
@@ -357,7 +383,9 @@ def _purge(database: _Database, before: float) -> int:
 # The writer's thread
 
 
-Work = Callable[["_Database"], T]
+Values = tuple[Any, ...]
+Work = Callable[["_Database", Sequence[Values]], Sequence[T]]
+"""Does the same for many values at once, and returns the result for each."""
 
 
 @frozen(eq=False)
@@ -365,6 +393,7 @@ class _Job(Generic[T]):
     """Something to do in the thread, and who waits for it."""
 
     work: Work[T]
+    values: Values
     writes: bool
     future: asyncio.Future[T]
 
@@ -379,13 +408,13 @@ class _Writer:
         self._thread = threading.Thread(target=self._work, name="ledger", daemon=True)
         self._thread.start()
 
-    def submit(self, work: Work[T], writes: bool) -> asyncio.Future[T]:
+    def submit(self, work: Work[T], writes: bool, values: Values = ()) -> asyncio.Future[T]:
         """Begin; what is submitted takes effect in that order, whether or not anyone waits."""
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         # An error that nobody waits for is no reason for asyncio to complain: the row stays as it
         # was, which is the safe side.
         future.add_done_callback(lambda done: done.cancelled() or done.exception())
-        self._jobs.put(_Job(work, writes, future))
+        self._jobs.put(_Job(work, values, writes, future))
         return future
 
     def close(self) -> None:
@@ -424,11 +453,13 @@ def _commit(database: _Database, group: list[_Job[Any]]) -> None:
     writes = any(job.writes for job in group)
     try:
         with database.transaction(writes=writes):
-            for job in group:
+            for work, alike in itertools.groupby(group, key=attrgetter("work")):
+                jobs = list(alike)
                 try:
-                    results.append((job.future, job.work(database)))
-                except LedgerError as error:  # raised before the job has changed anything
-                    results.append((job.future, error))
+                    done = work(database, [job.values for job in jobs])
+                except LedgerError as error:  # raised before anything was changed
+                    done = [error] * len(jobs)
+                results.extend(zip((job.future for job in jobs), done, strict=True))
     except Exception as error:  # nothing of the group may be relied upon
         _fail(group, _as_ledger_error(database.path, error))
     else:

@@ -213,8 +213,8 @@ _NOT_AVAILABLE = (
 
 
 def _read_success(operation: Operation, answer: HttpAnswer) -> object:
-    if operation.messages_buyer and not answer.body.strip():
-        return operation.response()
+    if operation.messages_buyer and answer.body.strip() in (b"{}", b""):
+        return operation.response()  # as a rule; it need not be decoded
     try:
         data = codec.parse(answer.body)
         if isinstance(data, dict) and data.get("errors"):

@@ -6,15 +6,8 @@ from typing import Literal, TypeAlias
 
 from attrs import field, frozen
 
-from ..errors import (
-    ApiError,
-    InvalidMessage,
-    MessageNotAvailable,
-    MessagingError,
-    OutcomeUnknown,
-    ServerError,
-    Throttled,
-)
+from ..errors import MessagingError
+from ..ledger import status_of
 from ..marketplaces import Marketplace
 from ..models import MessageRequest, MessageResponse
 
@@ -46,9 +39,9 @@ class Message:
 class Outcome:
     """What became of a message.
 
-    status: "sent"; "skipped", as this kind is not available for the order; "rejected", as it was
-        refused, here or by Amazon; "unknown", so that nobody may send it again unseen; "planned",
-        known to be unsent, so that it may be run again.
+    status: "sent"; "skipped", as this kind is not available for the order, or was sent before;
+        "rejected", as it was refused, here or by Amazon; "unknown", so that nobody may send it
+        again unseen; "planned", known to be unsent, so that it may be run again.
     response: Amazon's answer, if it was sent.
     error: why it was not, or is not known to be.
     """
@@ -61,18 +54,4 @@ class Outcome:
     @classmethod
     def of_error(cls, message: Message, error: MessagingError) -> Outcome:
         """The outcome of a message whose sending raised an error."""
-        return cls(message, _status(error), None, error)
-
-
-def _status(error: MessagingError) -> OutcomeStatus:
-    match error:
-        case MessageNotAvailable():
-            return "skipped"
-        case OutcomeUnknown():
-            return "unknown"
-        case Throttled() | ServerError():  # of an upload, for no message raises a ServerError
-            return "planned"
-        case ApiError() | InvalidMessage():
-            return "rejected"
-        case _:
-            return "planned"
+        return cls(message, status_of(error), None, error)

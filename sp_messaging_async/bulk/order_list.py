@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
+from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,15 +24,16 @@ from attrs import evolve, fields_dict, frozen
 from .. import attachments, content, wire
 from ..errors import ConfigurationError, Finding, InvalidMessage, InvalidOrderList, Problem
 from ..marketplaces import Marketplace
-from ..models import MAX_ATTACHMENT_BYTES, LocalFile, MessageRequest
+from ..models import MAX_ATTACHMENT_BYTES, Attachment, LocalFile, MessageRequest
 from ..operations import Operation, by_request, named
 from .messages import DEFAULT_ACCOUNT, Message
 
-__all__ = ["Summary", "check", "messages"]
+__all__ = ["Listed", "Summary", "check", "messages", "rows"]
 
 _REQUIRED = ("order_id", "operation")
 _SHOWN = 20  # problems that an InvalidOrderList carries
 _JSON_LINES = (".jsonl", ".ndjson")
+_UNFIT = re.compile("[\0\ud800-\udfff]")  # NUL, and halves of surrogate pairs
 
 T = TypeVar("T")
 
@@ -55,6 +60,37 @@ class Summary:
         return sum(self.messages.values())
 
 
+@frozen
+class Listed:
+    """A message, and the line of the list that it begins in."""
+
+    line: int
+    message: Message
+
+
+def rows(path: Path, marketplace: Marketplace) -> Iterator[Listed | Problem]:
+    """The rows of a list, one by one, each a message or what is wrong with it.
+
+    marketplace: that of rows that name none; the others must be of its region.
+
+    Raises ConfigurationError for a file that cannot be opened.
+    """
+    read = _json_lines if path.suffix.lower() in _JSON_LINES else _csv
+    try:
+        with path.open("rb") as file:
+            for row in read(_lines(file)):
+                if isinstance(row, Problem):
+                    yield row
+                else:
+                    yield from _message(row, path.parent, marketplace)
+    except _Unreadable as error:
+        yield error.problem
+    except OSError as error:
+        raise ConfigurationError(
+            f"the order list {path} cannot be read: {error.strerror}"
+        ) from None
+
+
 def check(path: Path, marketplace: Marketplace) -> Summary:
     """Read a whole list and what it names, sending nothing.
 
@@ -67,13 +103,14 @@ def check(path: Path, marketplace: Marketplace) -> Summary:
     uploads: Counter[str | None] = Counter()
     shown: list[Problem] = []
     total = 0
-    for row in _rows(path, marketplace):
+    for row in rows(path, marketplace):
         if isinstance(row, Problem):
             total += 1
             shown.extend([row] if len(shown) < _SHOWN else ())
             continue
-        counts[row.account, by_request(row.request).name] += 1
-        uploads[row.account] += len(getattr(row.request, "attachments", ()))
+        message = row.message
+        counts[message.account, by_request(message.request).name] += 1
+        uploads[message.account] += len(getattr(message.request, "attachments", ()))
     if total:
         raise InvalidOrderList(str(path), shown, total)
     return Summary(counts, uploads)
@@ -81,10 +118,10 @@ def check(path: Path, marketplace: Marketplace) -> Summary:
 
 def messages(path: Path, marketplace: Marketplace) -> Iterator[Message]:
     """The messages of a list, one by one. Raises InvalidOrderList at the first problem."""
-    for row in _rows(path, marketplace):
+    for row in rows(path, marketplace):
         if isinstance(row, Problem):
             raise InvalidOrderList(str(path), [row])
-        yield row
+        yield row.message
 
 
 # From a file to cells
@@ -109,6 +146,10 @@ class _Row:
         value = "" if cell is None or cell.value is None else cell.value
         if not isinstance(value, str):
             raise InvalidMessage(Finding(name, f"is a {type(value).__name__}; give text"))
+        if match := _UNFIT.search(value):
+            kind = "NUL" if match[0] == "\0" else "half of a surrogate pair"
+            reason = f"character {match.start() + 1} is {kind}, which cannot be sent; remove it"
+            raise InvalidMessage(Finding(name, reason))
         return value
 
     def problem(self, field: str, reason: str) -> Problem:
@@ -124,32 +165,16 @@ class _Unreadable(Exception):
         self.problem = Problem(line, column, field, reason)
 
 
-def _rows(path: Path, marketplace: Marketplace) -> Iterator[Message | Problem]:
-    read = _json_lines if path.suffix.lower() in _JSON_LINES else _csv
-    try:
-        with path.open("rb") as file:
-            for row in read(_lines(file)):
-                if isinstance(row, Problem):
-                    yield row
-                else:
-                    yield from _message(row, path.parent, marketplace)
-    except _Unreadable as error:
-        yield error.problem
-    except OSError as error:
-        raise ConfigurationError(
-            f"the order list {path} cannot be read: {error.strerror}"
-        ) from None
-
-
 def _lines(file: Iterable[bytes]) -> Iterator[str]:
     for number, raw in enumerate(file, start=1):
         try:
-            line = raw.decode("utf-8")
+            line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
-            column = len(raw[: error.start].decode("utf-8")) + 1
+            before = raw.removeprefix(BOM_UTF8) if number == 1 else raw
+            column = len(before[: error.start].decode("utf-8")) + 1
             reason = "is not UTF-8; save the list again as UTF-8"
             raise _Unreadable(number, column, "encoding", reason) from None
-        yield line.removeprefix("\ufeff") if number == 1 else line
+        yield line
 
 
 def _csv(lines: Iterator[str]) -> Iterator[_Row | Problem]:
@@ -165,7 +190,7 @@ def _csv(lines: Iterator[str]) -> Iterator[_Row | Problem]:
             reason = f"{len(record)} cells where the header has {len(names)}; quote commas in texts"
             yield Problem(line, len(names) + 1, "row", reason)
             continue
-        cells = zip(names, record, strict=False)
+        cells = zip_longest(names, record, fillvalue="")
         yield _Row(line, {name: _Cell(cell, at) for at, (name, cell) in enumerate(cells, start=1)})
 
 
@@ -177,10 +202,22 @@ def _numbered(lines: Iterator[str]) -> Iterator[tuple[int, list[str]]]:
         try:
             record = next(reader, None)
         except csv.Error as error:
-            raise _Unreadable(line, None, "row", f"is no CSV: {error}") from None
+            raise _Unreadable(line, None, "row", f"is no CSV: {_in_words(error)}") from None
         if record is None:
             return
         yield line, record
+
+
+def _in_words(error: csv.Error) -> str:
+    """What the csv module means, for somebody who has never heard of it."""
+    text = str(error)
+    if "end of data" in text:
+        return "a quote that opens in it is never closed"
+    if "new-line" in text:
+        return "it holds a line break of an old kind; save the list again"
+    if "expected after" in text:
+        return "text follows a closing quote; write a quote within a text twice"
+    return "a cell is longer than any message may be"
 
 
 def _header(line: int, names: list[str]) -> list[str]:
@@ -188,6 +225,8 @@ def _header(line: int, names: list[str]) -> list[str]:
     for name in _REQUIRED:
         if name not in names:
             reason = f"the column is missing; the header has {', '.join(names)}"
+            if len(names) == 1 and (";" in names[0] or "\t" in names[0]):
+                reason = "the column is missing; save the list with commas between its columns"
             raise _Unreadable(line, None, name, reason)
     for column, name in enumerate(names, start=1):
         if name and name in names[: column - 1]:
@@ -200,9 +239,15 @@ def _json_lines(lines: Iterator[str]) -> Iterator[_Row | Problem]:
         if not line.strip():
             continue
         try:
-            data = json.loads(line)
+            data = json.loads(line.rstrip("\r\n"), object_pairs_hook=_unique)
         except json.JSONDecodeError as error:
             yield Problem(number, error.colno, "row", f"is no JSON: {error.msg}")
+            continue
+        except _Twice as error:
+            yield Problem(number, None, str(error), "stands twice in the row; keep one of them")
+            continue
+        except ValueError:
+            yield Problem(number, None, "row", "holds a number that is too long")
             continue
         except RecursionError:
             yield Problem(number, None, "row", "is nested too deeply")
@@ -213,10 +258,23 @@ def _json_lines(lines: Iterator[str]) -> Iterator[_Row | Problem]:
         yield _Row(number, {name: _Cell(value, None) for name, value in data.items()})
 
 
+class _Twice(Exception):
+    """A key that an object holds twice."""
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    values: dict[str, object] = {}
+    for key, value in pairs:
+        if key in values:
+            raise _Twice(key)
+        values[key] = value
+    return values
+
+
 # From cells to a message
 
 
-def _message(row: _Row, folder: Path, marketplace: Marketplace) -> Iterator[Message | Problem]:
+def _message(row: _Row, folder: Path, marketplace: Marketplace) -> Iterator[Listed | Problem]:
     findings: list[Finding] = []
 
     def tried(read: Callable[[], T]) -> T | None:
@@ -234,7 +292,7 @@ def _message(row: _Row, folder: Path, marketplace: Marketplace) -> Iterator[Mess
     for finding in findings:
         yield row.problem(_COLUMNS.get(finding.field, finding.field), _words(finding))
     if order_id and request and not findings:
-        yield Message(order_id, request, override, account)
+        yield Listed(row.line, Message(order_id, request, override, account))
 
 
 _COLUMNS = {"amazon_order_id": "order_id", "file_name": "attachments", "path": "attachments"}
@@ -255,19 +313,46 @@ def _operation(row: _Row) -> Operation:
 def _request(row: _Row, operation: Operation, folder: Path) -> MessageRequest:
     make: Any = operation.request
     takes = fields_dict(make)
-    values = {
-        "text": row.text("text"),
-        "attachments": _attachments(row, folder),
-        "coverage_start_date": _optional(row, "coverage_start_date", _date),
-        "coverage_end_date": _optional(row, "coverage_end_date", _date),
+    readers: dict[str, Callable[[], object]] = {
+        "text": partial(row.text, "text"),
+        "attachments": partial(_attachments, row, folder),
+        "coverage_start_date": partial(_optional, row, "coverage_start_date", _date),
+        "coverage_end_date": partial(_optional, row, "coverage_end_date", _date),
     }
+    values: dict[str, object] = {}
+    findings: list[Finding] = []
+    for name, read in readers.items():
+        try:
+            values[name] = read()
+        except InvalidMessage as error:
+            findings.extend(error.findings)
     for name, value in values.items():
         if value and name not in takes:
             reason = f"{operation.name} sends none; clear it, so that nothing is lost unseen"
-            raise InvalidMessage(Finding(name, reason))
-    request: MessageRequest = make(**{name: values[name] for name in values if name in takes})
-    content.check(request)
+            findings.append(Finding(name, reason))
+    return _checked(make, {name: values[name] for name in values if name in takes}, findings)
+
+
+def _checked(make: Any, values: dict[str, object], findings: list[Finding]) -> MessageRequest:
+    """The request of these values, if nothing was found nor is now; all of it is told at once."""
+    stand_ins = {name: _STAND_INS[name] for name in fields_dict(make) if name not in values}
+    try:
+        request: MessageRequest = make(**{**values, **stand_ins})
+        content.check(request)
+    except InvalidMessage as error:
+        findings.extend(error.findings)
+    if findings:
+        raise InvalidMessage(*findings)
     return request
+
+
+# In the place of values that could not be read, so that the others can be checked.
+_STAND_INS: dict[str, object] = {
+    "text": "-",
+    "attachments": (Attachment("-", "-"),),
+    "coverage_start_date": None,
+    "coverage_end_date": None,
+}
 
 
 def _attachments(row: _Row, folder: Path) -> tuple[LocalFile, ...]:

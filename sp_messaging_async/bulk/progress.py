@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Self
 
@@ -12,11 +12,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
-from ..operations import OPERATIONS, UPLOAD, by_request
-from .messages import Outcome, OutcomeStatus
-from .order_list import Summary
+from ..ledger import Lane
+from ..operations import OPERATIONS, by_request
+from .messages import DEFAULT_ACCOUNT, Outcome, OutcomeStatus
 
-__all__ = ["Tally", "Watch", "closing_table"]
+__all__ = ["Tally", "Watch", "closing_table", "duration", "seconds_by_plan"]
 
 _WINDOW = 10.0  # seconds over which the rate is measured
 _REFRESH = 0.1  # seconds between changes of the bar
@@ -27,18 +27,23 @@ STATUSES: tuple[OutcomeStatus, ...] = ("sent", "skipped", "rejected", "unknown",
 _STYLES = {"sent": "green", "unknown": "bold red", "rejected": "red"}
 
 
+def seconds_by_plan(operation: str, number: int) -> float:
+    """What a usage plan makes so many requests take, its burst being unspent."""
+    plan = OPERATIONS[operation].plan
+    return max(0.0, (number - plan.burst) / plan.rate)
+
+
 class Tally:
     """Counts outcomes. `clock` tells seconds."""
 
-    def __init__(self, summary: Summary, clock: Callable[[], float] = time.monotonic) -> None:
-        self.total = summary.total
+    def __init__(self, lanes: Iterable[Lane], clock: Callable[[], float] = time.monotonic) -> None:
+        self._left = Counter({(lane.account, lane.operation): lane.number for lane in lanes})
+        self.total = self._left.total()
         self.by_operation: dict[str, Counter[str]] = {}
         self.named: list[Outcome] = []
         self._clock = clock
         self._began = clock()
-        self._left = Counter(summary.messages)
-        self._uploads_left = Counter(summary.uploads)
-        self._plan_rate = sum(OPERATIONS[name].plan.rate for _, name in summary.messages)
+        self._plan_rate = sum(OPERATIONS[name].plan.rate for _, name in self._left)
         # When outcomes came of late, and what the plans allowed then.
         self._recent: deque[tuple[float, float]] = deque()
 
@@ -46,14 +51,20 @@ class Tally:
         """Count one outcome."""
         operation = by_request(outcome.message.request).name
         self.by_operation.setdefault(operation, Counter())[outcome.status] += 1
-        account = outcome.message.account
         self._recent.append((self._clock(), self._plan_rate))
-        self._uploads_left[account] -= len(getattr(outcome.message.request, "attachments", ()))
-        self._left[account, operation] -= 1
-        if not self._left[account, operation]:
+        lane = (outcome.message.account or DEFAULT_ACCOUNT, operation)
+        self._left[lane] -= 1
+        if not self._left[lane]:
             self._plan_rate -= OPERATIONS[operation].plan.rate
         if outcome.status != "sent" and len(self.named) < _NAMED:
             self.named.append(outcome)
+
+    def count_unsent(self) -> None:
+        """Count what is left as planned; nothing more will come."""
+        for (_, operation), number in self._left.items():
+            if number > 0:
+                self.by_operation.setdefault(operation, Counter())["planned"] += number
+        self._left.clear()
 
     def number(self, status: OutcomeStatus | None = None) -> int:
         """Outcomes of a status, or all."""
@@ -71,14 +82,14 @@ class Tally:
 
     def seconds_left(self) -> float:
         """What the usage plans make the rest take, their bursts being spent."""
-        loads = [(name, count) for (_, name), count in self._left.items()]
-        loads += [(UPLOAD.name, count) for count in self._uploads_left.values()]
-        return max((count / OPERATIONS[name].plan.rate for name, count in loads), default=0.0)
+        left: Mapping[tuple[str, str], int] = self._left
+        loads = [(OPERATIONS[name].plan.rate, count) for (_, name), count in left.items()]
+        return max((count / rate for rate, count in loads), default=0.0)
 
     def __str__(self) -> str:
         counts = ", ".join(f"{self.number(status)} {status}" for status in _SHOWN)
         rate, plan = self.rates()
-        return f"{counts}; {rate:.1f}/s, plan {plan:.0f}/s; {_duration(self.seconds_left())} left"
+        return f"{counts}; {rate:.1f}/s, plan {plan:.0f}/s; {duration(self.seconds_left())} left"
 
 
 _SHOWN: tuple[OutcomeStatus, ...] = ("sent", "rejected", "unknown")
@@ -139,7 +150,8 @@ def closing_table(tally: Tally) -> Table:
     return table
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds as minutes:seconds, with hours where there are any."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

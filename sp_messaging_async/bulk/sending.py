@@ -3,24 +3,39 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import logging
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Self, TypeAlias
 
-from ..errors import ConfigurationError, Finding, InvalidMessage, MessagingError
+from attrs import frozen
+
+from ..errors import ConfigurationError, Finding, InvalidMessage, LedgerError, MessagingError
+from ..ledger import DEFAULT_CAMPAIGN, Ledger, Planned
 from ..session import MessagingSession, Patience
 from .messages import DEFAULT_ACCOUNT, Message, Outcome
+from .outage import Outage
 
 __all__ = ["SendAll", "send_all"]
 
 Sessions: TypeAlias = MessagingSession | Mapping[str, MessagingSession]
 Messages: TypeAlias = Iterable[Message] | AsyncIterable[Message]
 
+_log = logging.getLogger("sp_messaging_async")
+
 _PER_SESSION = 100  # messages at work at once
 
 
-def send_all(sessions: Sessions, messages: Messages, *, concurrency: int | None = None) -> SendAll:
+def send_all(
+    sessions: Sessions,
+    messages: Messages,
+    *,
+    ledger: Ledger | None = None,
+    campaign: str | None = None,
+    concurrency: int | None = None,
+) -> SendAll:
     """Send many messages, each once, and tell what became of each as it is settled.
 
         async with send_all(session, messages) as outcomes:
@@ -30,6 +45,9 @@ def send_all(sessions: Sessions, messages: Messages, *, concurrency: int | None 
     sessions: a session, or one for every account that a message may name.
     messages: any iterable, asynchronous or not. It is read as the work goes on, never further
         ahead than `concurrency`, so that memory stays flat however many there are.
+    ledger: what records the messages, so that one which was sent before, in this run or another, is
+        skipped, and one whose outcome is unknown is not sent again.
+    campaign: under which name they are recorded; "default" unless given.
     concurrency: messages at work at once, those waiting for their usage plan included; 100 for
         each session unless given.
 
@@ -37,22 +55,35 @@ def send_all(sessions: Sessions, messages: Messages, *, concurrency: int | None 
     the result is iterated. Leaving early withdraws those that wait, which were not sent, and lets
     exchanges in flight finish; leaving the context manager waits for them.
 
-    Raises ConfigurationError for a concurrency below 1 or without a session.
+    After five failures in a row that tell of an outage, a seller pauses until a read is answered. A
+    ledger that fails raises LedgerError when it is that message's turn to be told.
+
+    Raises ConfigurationError for a concurrency below 1, without a session, or for a campaign
+    without a ledger.
     """
-    return SendAll(sessions, messages, concurrency)
+    if campaign is not None and ledger is None:
+        raise ConfigurationError("send_all takes a campaign only with a ledger")
+    record = None if ledger is None else _Record(ledger, campaign or DEFAULT_CAMPAIGN)
+    return SendAll(sessions, messages, record, concurrency)
 
 
 class SendAll:
     """The outcomes of `send_all`: an async iterator, and an async context manager."""
 
-    def __init__(self, sessions: Sessions, messages: Messages, concurrency: int | None) -> None:
-        number = len(sessions) if isinstance(sessions, Mapping) else 1
-        if not number or (concurrency is not None and concurrency < 1):
+    def __init__(
+        self,
+        sessions: Sessions,
+        messages: Messages,
+        record: _Record | None,
+        concurrency: int | None,
+    ) -> None:
+        listed = sessions if isinstance(sessions, Mapping) else {_only(sessions): sessions}
+        usable = all(isinstance(session, MessagingSession) for session in listed.values())
+        if not listed or not usable or (concurrency is not None and concurrency < 1):
             raise ConfigurationError("send_all needs a session, and a concurrency of at least 1")
-        self._sessions = sessions
-        self._concurrency = concurrency or number * _PER_SESSION
+        self._concurrency = concurrency or len(listed) * _PER_SESSION
         self._source = _Source(messages)
-        self._work = _Work()
+        self._work = _Work(listed, record)
 
     async def __aenter__(self) -> Self:
         return self
@@ -69,6 +100,7 @@ class SendAll:
         """Withdraw what waits, and wait for exchanges in flight; their outcomes can be read yet."""
         self._source.stop()
         self._work.withdraw()
+        await self._source.finish()
         await self._work.finish()
 
     def __del__(self) -> None:
@@ -76,6 +108,7 @@ class SendAll:
         if hasattr(self, "_work"):
             self._source.stop()
             self._work.withdraw()
+            self._work.abandon()
 
     def __aiter__(self) -> Self:
         return self
@@ -87,6 +120,7 @@ class SendAll:
             if self._work.settled:
                 return self._work.next_settled()
             if self._source.ended and not self._work.tasks:
+                await self._work.end_pauses()
                 self._source.raise_its_error()
                 raise StopAsyncIteration
             await self._work.changed.wait()
@@ -96,7 +130,7 @@ class SendAll:
             message = self._source.next_now(self._work.changed)
             if message is None:
                 return
-            self._work.begin(message, self._sessions)
+            self._work.begin(message)
 
 
 class _Source:
@@ -104,7 +138,8 @@ class _Source:
 
     def __init__(self, messages: Messages) -> None:
         self.ended = False
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
+        self._context = contextvars.copy_context()
         self._ready: deque[Message] = deque()
         self._reading: asyncio.Task[None] | None = None
         self._later = aiter(messages) if isinstance(messages, AsyncIterable) else None
@@ -121,7 +156,9 @@ class _Source:
         if self._now is not None:
             return self._next_of(self._now)
         if self._later is not None and self._reading is None:
-            self._reading = asyncio.create_task(self._read(self._later, changed))
+            self._reading = asyncio.create_task(
+                self._read(self._later, changed), context=self._context
+            )
         return None
 
     def raise_its_error(self) -> None:
@@ -133,12 +170,18 @@ class _Source:
     def stop(self) -> None:
         """Take nothing more."""
         self.ended = True
+        self._ready.clear()
         if self._reading is not None and not self._reading.get_loop().is_closed():
             self._reading.cancel()
 
+    async def finish(self) -> None:
+        """Wait for an asynchronous iterable that was stopped in the middle of its work."""
+        if self._reading is not None:
+            await asyncio.wait((self._reading,))
+
     def _next_of(self, messages: Iterator[Message]) -> Message | None:
         try:
-            return next(messages)
+            return _checked(next(messages))
         except StopIteration:
             self.ended = True
         except Exception as error:  # the caller's own iterable may raise anything
@@ -147,14 +190,24 @@ class _Source:
 
     async def _read(self, messages: AsyncIterator[Message], changed: asyncio.Event) -> None:
         try:
-            self._ready.append(await anext(messages))
+            self._ready.append(_checked(await anext(messages)))
         except StopAsyncIteration:
             self.ended = True
+        except asyncio.CancelledError as error:
+            if self.ended:
+                raise
+            self.ended, self._error = True, error
         except Exception as error:  # the caller's own iterable may raise anything
             self.ended, self._error = True, error
         finally:
             self._reading = None
             changed.set()
+
+
+def _checked(message: Message) -> Message:
+    if not isinstance(message, Message):
+        raise TypeError(f"messages gave a {type(message).__name__}, and no Message")
+    return message
 
 
 class _Work:
@@ -163,8 +216,12 @@ class _Work:
     It outlives a `SendAll` that was left early until its last exchange has ended.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, sessions: Mapping[str, MessagingSession], record: _Record | None) -> None:
         self.changed = asyncio.Event()
+        self._sessions = sessions
+        self._outages = {name: Outage(session) for name, session in sessions.items()}
+        self._record = record
+        self._abandoned = False
         self.tasks: dict[asyncio.Task[Outcome], Patience] = {}
         self.settled: deque[asyncio.Task[Outcome]] = deque()
 
@@ -173,11 +230,42 @@ class _Work:
         """Messages at work, and outcomes that were not read."""
         return len(self.tasks) + len(self.settled)
 
-    def begin(self, message: Message, sessions: Sessions) -> None:
+    def begin(self, message: Message) -> None:
         patience = Patience()
-        task = asyncio.create_task(_send(message, sessions, patience))
+        task = asyncio.create_task(self._send(message, patience))
         self.tasks[task] = patience
         task.add_done_callback(self._settle)
+
+    async def _send(self, message: Message, patience: Patience) -> Outcome:
+        try:
+            account = _account_of(message, self._sessions)
+        except InvalidMessage as error:
+            return Outcome.of_error(message, error)
+        outage = self._outages[account]
+        try:
+            outcome = await self._deliver(message, account, patience)
+        except LedgerError:
+            raise
+        except MessagingError as error:
+            outcome = Outcome.of_error(message, error)
+        outage.note(outcome)
+        return outcome
+
+    async def _deliver(self, message: Message, account: str, patience: Patience) -> Outcome:
+        session, outage = self._sessions[account], self._outages[account]
+        order_id, request, place = message.amazon_order_id, message.request, message.marketplace
+        if self._record is None:
+            response = await session.deliver(order_id, request, place, patience, gate=outage)
+            return Outcome(message, "sent", response)
+        identity = None if place is None else session.marketplace.of_same_region(place).id
+        response, is_new = await session.deliver_once(
+            Planned(order_id, request, account, identity),
+            self._record.ledger,
+            self._record.campaign,
+            patience,
+            gate=outage,
+        )
+        return Outcome(message, "sent" if is_new else "skipped", response)
 
     def next_settled(self) -> Outcome:
         """An outcome; an error that is none of this package's is raised, being a mistake."""
@@ -187,35 +275,55 @@ class _Work:
         for patience in self.tasks.values():
             patience.withdraw()
 
+    def abandon(self) -> None:
+        """Nobody can read outcomes any more: those that are unknown are logged."""
+        self._abandoned = True
+        for outage in self._outages.values():
+            outage.cancel()
+        for task in self.settled:
+            _report_unknown(task)
+
     async def finish(self) -> None:
         if self.tasks:
             await asyncio.wait(self.tasks)
+        await self.end_pauses()
+
+    async def end_pauses(self) -> None:
+        for outage in self._outages.values():
+            await outage.aclose()
 
     def _settle(self, task: asyncio.Task[Outcome]) -> None:
         del self.tasks[task]
         if not task.cancelled():
             self.settled.append(task)
+            if self._abandoned:
+                _report_unknown(task)
         self.changed.set()
 
 
-async def _send(message: Message, sessions: Sessions, patience: Patience) -> Outcome:
-    try:
-        session = _session_of(message, sessions)
-        response = await session.deliver(
-            message.amazon_order_id, message.request, message.marketplace, patience
-        )
-    except MessagingError as error:
-        return Outcome.of_error(message, error)
-    return Outcome(message, "sent", response)
+def _report_unknown(task: asyncio.Task[Outcome]) -> None:
+    if task.exception() is None and task.result().status == "unknown":
+        _log.warning("%s", task.result().error)
 
 
-def _session_of(message: Message, sessions: Sessions) -> MessagingSession:
-    if isinstance(sessions, MessagingSession):
-        sessions = {sessions.account: sessions}
+@frozen
+class _Record:
+    """Where messages are recorded."""
+
+    ledger: Ledger
+    campaign: str
+
+
+def _only(session: object) -> str:
+    """The account of the one session there is."""
+    return session.account if isinstance(session, MessagingSession) else DEFAULT_ACCOUNT
+
+
+def _account_of(message: Message, sessions: Mapping[str, MessagingSession]) -> str:
     if message.account is None and len(sessions) == 1:
-        return next(iter(sessions.values()))
+        return next(iter(sessions))
     account = message.account or DEFAULT_ACCOUNT
     if account not in sessions:
         known = ", ".join(sorted(sessions))
         raise InvalidMessage(Finding("account", f"{account!r} has no session; there are {known}"))
-    return sessions[account]
+    return account

@@ -212,15 +212,11 @@ def _model_action(row: Operation, order_id: str, marketplace: Marketplace) -> di
     }
 
 
-# Names of actions that are not the last part of a path.
-_LIVE_NAMES = {"invoice": "sendInvoice", "negativeFeedbackRemoval": "updateFeedback"}
-
-
 def _live_action(row: Operation, order_id: str, marketplace: Marketplace) -> dict[str, object]:
     path = _path(row, order_id, marketplace)
     schema = {"_links": {"self": {"href": path.replace("?", "/schema?")}}, **_schema(row)}
     return {
-        "name": _LIVE_NAMES.get(row.kind, row.kind),
+        "name": row.live_name or row.kind,
         "title": row.kind,
         "_links": {"self": {"href": path}},
         "_embedded": {"schema": {**schema, "disabled": False, "x-ui-hidden": False}},

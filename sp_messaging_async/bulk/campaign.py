@@ -1,0 +1,284 @@
+"""A list's way through a ledger: enrolled as a whole, then sent, all sellers side by side."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+from ..errors import (
+    AuthenticationError,
+    InvalidOrderList,
+    LedgerError,
+    MessagingError,
+    Problem,
+    SessionClosed,
+)
+from ..ledger import (
+    Conflict,
+    Enrolled,
+    Entry,
+    Lane,
+    Ledger,
+    LedgerRow,
+    NotPlanned,
+    Planned,
+    Settlement,
+)
+from ..marketplaces import Marketplace
+from ..models import GetMessagingActionsForOrderResponse
+from ..operations import MESSAGING
+from ..session import MessagingSession, Patience
+from . import order_list
+from .messages import DEFAULT_ACCOUNT, Message, Outcome
+from .outage import Outage
+
+__all__ = ["CampaignRun", "Problems", "enrol"]
+
+_BATCH = 1000  # rows that are read, checked and staged together
+_SHOWN = 20  # problems that are told
+_PAGE = 100  # rows that are read from the ledger together
+_IN_LANE = 100  # messages at work for one seller and operation, and so the most intents
+_AT_WORK = 5000  # for all of them, where there are many
+_PASSES = 5  # times that a message is taken up in one run, while it is known to be unsent
+
+
+class Problems:
+    """What is wrong in a list: the first problems, and the number of all."""
+
+    def __init__(self) -> None:
+        self.first: list[Problem] = []
+        self.total = 0
+
+    def add(self, problems: Sequence[Problem], total: int | None = None) -> None:
+        """Add problems; `total`, if there are more than these."""
+        self.total += len(problems) if total is None else total
+        self.first = sorted((*self.first, *problems), key=lambda problem: problem.line)[:_SHOWN]
+
+
+async def enrol(
+    path: Path,
+    place: Marketplace,
+    ledger: Ledger,
+    campaign: str,
+    realm: str,
+    *,
+    again: bool = False,
+    keep_going: bool = False,
+) -> tuple[Enrolled, Problems]:
+    """Bring a ledger up to a list, and begin a run of it. Sends nothing.
+
+    place: the marketplace of rows that name none.
+    realm: what the ledger is to call the endpoint.
+    again: see `Enrolment.merge`.
+    keep_going: enrol the good rows of a list that has problems too.
+
+    Raises InvalidOrderList, with problems of all the list, and nothing is enrolled.
+    """
+    problems = Problems()
+    rows = order_list.rows(path, place)
+    async with ledger.enrolment(campaign, realm) as enrolment:
+        while batch := await asyncio.to_thread(_batch, rows):
+            problems.add([row for row in batch if isinstance(row, Problem)])
+            await enrolment.stage([_planned(row) for row in batch if not isinstance(row, Problem)])
+        conflicts, number = await enrolment.conflicts(_SHOWN)
+        problems.add([_conflict(found) for found in conflicts], number)
+        if problems.total and not keep_going:
+            raise InvalidOrderList(str(path), problems.first, problems.total)
+        return await enrolment.merge(again=again), problems
+
+
+def _batch(rows: Iterator[order_list.Listed | Problem]) -> list[order_list.Listed | Problem]:
+    return list(itertools.islice(rows, _BATCH))
+
+
+def _planned(row: order_list.Listed) -> tuple[int, Planned]:
+    message = row.message
+    place = None if message.marketplace is None else Marketplace.of(message.marketplace).id
+    account = message.account or DEFAULT_ACCOUNT
+    return row.line, Planned(message.amazon_order_id, message.request, account, place)
+
+
+def _conflict(found: Conflict) -> Problem:
+    reason = (
+        f"{found.operation} for {found.amazon_order_id} stands in line {found.first_line} with "
+        "other content; keep one of them"
+    )
+    return Problem(found.line, None, "order_id", reason)
+
+
+class CampaignRun:
+    """The sending of what an enrolment planned: an async iterator of the outcomes.
+
+    run: as the enrolment named it.
+    sessions: by account; each seller's plans are used to the full, side by side.
+    limit: the most messages to take up.
+    check_actions: ask first whether this kind of message is available for the order.
+    pause: seconds before the first read in an outage.
+
+    Messages known to be unsent stay planned, and are taken up again up to five times; `unsent`
+    holds the last reason for each account. Raises LedgerError when the ledger fails: nothing more
+    is written then.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        run: str,
+        sessions: Mapping[str, MessagingSession],
+        *,
+        limit: int | None = None,
+        check_actions: bool = False,
+        pause: float = 1.0,
+    ) -> None:
+        self.unsent: dict[str, MessagingError] = {}
+        self._ledger = ledger
+        self._run = run
+        self._sessions = sessions
+        self._left = limit
+        self._check_actions = check_actions
+        self._outages = {name: Outage(session, pause) for name, session in sessions.items()}
+        self._waiting: dict[str, set[Patience]] = {name: set() for name in sessions}
+        self._stopped: set[str] = set()
+        self._outcomes: asyncio.Queue[Outcome | None] = asyncio.Queue(_BATCH)
+        self._error: Exception | None = None
+
+    def stop(self, accounts: Sequence[str] | None = None) -> None:
+        """Take up no more, for these accounts or all; exchanges in flight go on to their end."""
+        for account in self._sessions if accounts is None else accounts:
+            self._stopped.add(account)
+            for patience in self._waiting[account]:
+                patience.withdraw()
+
+    @asynccontextmanager
+    async def outcomes(self) -> AsyncIterator[AsyncIterator[Outcome]]:
+        """The outcomes as they are settled, while the context manager is open."""
+        lanes = await self._ledger.lanes(self._run)
+        work = asyncio.create_task(self._work(lanes))
+        try:
+            yield self._settled()
+        finally:
+            self.stop()
+            work.cancel()
+            await asyncio.wait((work,))
+            await asyncio.gather(*(outage.aclose() for outage in self._outages.values()))
+
+    async def _settled(self) -> AsyncIterator[Outcome]:
+        while (outcome := await self._outcomes.get()) is not None:
+            yield outcome
+        if self._error is not None:
+            raise self._error
+
+    async def _work(self, lanes: list[Lane]) -> None:
+        in_lane = max(4, min(_IN_LANE, _AT_WORK // max(1, len(lanes))))
+        async with asyncio.TaskGroup() as group:
+            for lane in lanes:
+                group.create_task(self._send_lane(lane, in_lane))
+        with self._stops_all():
+            await self._ledger.end_run(self._run)
+        await self._outcomes.put(None)
+
+    @contextmanager
+    def _stops_all(self) -> Iterator[None]:
+        """A ledger that fails stops the run; what is in flight goes on to its end."""
+        try:
+            yield
+        except LedgerError as error:
+            self._error = self._error or error
+            self.stop()
+
+    async def _send_lane(self, lane: Lane, in_lane: int) -> None:
+        for _ in range(_PASSES):
+            slots = asyncio.Semaphore(in_lane)
+            async with asyncio.TaskGroup() as group:
+                with self._stops_all():
+                    async for row in self._rows(lane):
+                        await slots.acquire()
+                        if not self._may_take(lane.account):
+                            return
+                        group.create_task(self._send(row, slots))
+
+    async def _rows(self, lane: Lane) -> AsyncIterator[LedgerRow]:
+        after = 0
+        while rows := await self._ledger.to_send(self._run, lane, after, _PAGE):
+            for row in rows:
+                yield row
+            after = rows[-1].id
+
+    def _may_take(self, account: str) -> bool:
+        if account in self._stopped or self._left == 0:
+            return False
+        if self._left is not None:
+            self._left -= 1
+        return True
+
+    async def _send(self, row: LedgerRow, slots: asyncio.Semaphore) -> None:
+        outage = self._outages[row.account]
+        patience = Patience()
+        self._waiting[row.account].add(patience)
+        outcome = None
+        try:
+            with self._stops_all():
+                outcome = await self._outcome(row, patience, outage)
+        finally:
+            self._waiting[row.account].discard(patience)
+            slots.release()
+        if outcome is None:
+            return
+        outage.note(outcome)
+        if outcome.status != "planned":
+            await self._outcomes.put(outcome)
+        elif outcome.error is not None:
+            self._note_unsent(row.account, outcome.error)
+
+    async def _outcome(self, row: LedgerRow, patience: Patience, outage: Outage) -> Outcome:
+        message = Message(row.amazon_order_id, row.request, row.marketplace, row.account)
+        session = self._sessions[row.account]
+        entry = Entry(self._ledger, row, self._run)
+        try:
+            if self._check_actions and (missing := await _unavailable(session, row, patience)):
+                await entry.settle(Settlement.of_error(missing, "skipped"))
+                return Outcome(message, "skipped", None, missing)
+        except LedgerError:
+            raise
+        except MessagingError as error:
+            await entry.settle(Settlement.of_error(error))
+            return Outcome.of_error(message, error)
+        try:
+            response = await session.deliver(
+                message.amazon_order_id, message.request, row.marketplace, patience, entry, outage
+            )
+        except NotPlanned:
+            beaten = MessagingError("it was sent meanwhile, or by another campaign of the ledger")
+            await entry.settle(Settlement.of_error(beaten, "skipped"))
+            return Outcome(message, "skipped", None, beaten)
+        except LedgerError:
+            raise
+        except MessagingError as error:
+            return Outcome.of_error(message, error)
+        return Outcome(message, "sent", response)
+
+    def _note_unsent(self, account: str, error: MessagingError) -> None:
+        if account in self._stopped and account in self.unsent:
+            return  # the reason for stopping says more than that the others were withdrawn
+        self.unsent[account] = error
+        if isinstance(error, AuthenticationError | SessionClosed):
+            self.stop([account])
+
+
+async def _unavailable(
+    session: MessagingSession, row: LedgerRow, patience: Patience
+) -> MessagingError | None:
+    """Why a kind of message cannot be sent to an order, or None if it can."""
+    operation = MESSAGING[row.operation]
+    answer: GetMessagingActionsForOrderResponse = await session.ask(
+        "getMessagingActionsForOrder", row.amazon_order_id, row.marketplace, patience
+    )
+    found = {link.name for link in answer.links.actions}
+    found |= {action.name for action in answer.embedded.actions}
+    if found & {operation.kind, operation.name, operation.live_name}:
+        return None
+    names = ", ".join(sorted(name for name in found if name)) or "none"
+    return MessagingError(f"not available for this order now; available: {names}")
