@@ -55,7 +55,7 @@ async def read(
     if isinstance(source, bytes | bytearray | memoryview):
         if file_name is None:
             raise refuse("file_name", "is missing; content alone has no name to show the buyer")
-        name = LocalFile(file_name, file_name).file_name
+        name = LocalFile("content", file_name).file_name
         return await asyncio.to_thread(_checked, name, bytes(source))
     file = LocalFile(source) if file_name is None else LocalFile(source, file_name)
     return await asyncio.to_thread(_checked, file.file_name, file.path)
@@ -77,12 +77,14 @@ def check_readable(path: Path) -> int:
     """The size in bytes of a file that could be attached. Raises InvalidMessage as `read` does."""
     try:
         status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # asked first: to open a pipe could wait forever
+            raise refuse("attachments", f"{path} is no file")
         with path.open("rb"):
             pass
+    except InvalidMessage:
+        raise
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from None
-    if not stat.S_ISREG(status.st_mode):
-        raise refuse("attachments", f"{path} is no file")
     if not status.st_size:
         raise refuse("attachments", f"{path} is empty")
     _check_size(path.name, status.st_size)

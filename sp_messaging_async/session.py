@@ -616,7 +616,10 @@ class MessagingSession:
                 else:
                     await self._record_sent(call, answer)
                     return result
-                await self._before_next_attempt(call, token, failure)
+                try:
+                    await self._before_next_attempt(call, token, failure)
+                finally:
+                    del failure  # see there
 
     async def _wait_for_turn(self, call: _Call, *, again: bool) -> str:
         """A token that serves, once the usage plan lets the call go."""
@@ -714,7 +717,10 @@ class MessagingSession:
         if verdict is Verdict.AGAIN_WITH_NEW_TOKEN:
             verdict = self._renewed_once(call, token)
         if verdict is Verdict.FINAL or call.attempts >= self._retry.attempts:
-            raise failure
+            try:
+                raise failure
+            finally:
+                del failure  # or it would hold this frame that holds it, and the message with them
         if call.entry is not None:
             await call.entry.settle(Settlement.of_error(failure, "planned"))
         if verdict is Verdict.AGAIN:

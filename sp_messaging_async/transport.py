@@ -117,7 +117,10 @@ class Exchange:
         # Any exception at all (a trace config of the caller may raise what it likes) leaves the
         # same question: did the write begin? It is raised here, outside of `except`, so that
         # aiohttp's exception, whose text may hold tokens and signatures, is not chained to it.
-        raise failure
+        try:
+            raise failure
+        finally:
+            del failure  # or it would hold this frame that holds it, and the message with them
 
     def _failure(self, error: Exception) -> TransportError:
         reason = type(error).__name__

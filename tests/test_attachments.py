@@ -350,7 +350,7 @@ async def _put_at(
 ) -> None:
     transport = Transport()
     try:
-        await attachments.put(file, destination, transport, retry, timeout)
+        await attachments.put(ORDER, file, destination, transport, retry, timeout, asyncio.sleep)
     finally:
         await transport.aclose()
 

@@ -59,6 +59,10 @@ class Expected(NamedTuple):
             assert error.codes == self.codes
             assert (error.request_id is not None) == self.has_request_id
 
+    def of_read(self) -> Expected:
+        """The same where the success that was spoilt is a read's."""
+        return self._replace(status=200) if self.status == 201 else self
+
 
 def _has_twin(fault: Fault) -> bool:
     return fault.accepts and fault.name.removesuffix("_AFTER") in Fault.__members__
@@ -397,7 +401,7 @@ async def test_a_read_that_fails_to_the_end(
     with pytest.raises((ApiError, TransportError)) as caught:
         await patient(open_session, fault, retry=retry).get_attributes(ORDER)
     check_context(caught.value, "getAttributes", attempts=2)
-    expected.check(caught.value)
+    expected.of_read().check(caught.value)
 
 
 async def test_the_last_of_different_failures_is_raised(

@@ -227,7 +227,7 @@ class CampaignRun:
             slots.release()
         if outcome is None:
             return
-        outage.note(outcome)
+        outage.noted(outcome)
         if outcome.status != "planned":
             await self._outcomes.put(outcome)
         elif outcome.error is not None:

@@ -59,8 +59,8 @@ class Outage:
         self._on_trial = self._state == "trial"
         return True
 
-    def note(self, outcome: Outcome) -> None:
-        """What became of a message."""
+    def noted(self, outcome: Outcome) -> Outcome:
+        """Note what became of a message; returns the same."""
         if outcome.status == "unknown" or isinstance(outcome.error, TransportError):
             self._failures += 1
             if self._failures >= IN_A_ROW and self._state != "closed":
@@ -70,6 +70,7 @@ class Outage:
             self._become("open")
         elif self._on_trial:
             self._become("trial")
+        return outcome
 
     def cancel(self) -> None:
         """Ask no more."""

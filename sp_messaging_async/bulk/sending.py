@@ -241,15 +241,13 @@ class _Work:
             account = _account_of(message, self._sessions)
         except InvalidMessage as error:
             return Outcome.of_error(message, error)
-        outage = self._outages[account]
+        # No name for the outcome here: an error holds this frame, which would hold the error.
         try:
-            outcome = await self._deliver(message, account, patience)
+            return self._outages[account].noted(await self._deliver(message, account, patience))
         except LedgerError:
             raise
         except MessagingError as error:
-            outcome = Outcome.of_error(message, error)
-        outage.note(outcome)
-        return outcome
+            return self._outages[account].noted(Outcome.of_error(message, error))
 
     async def _deliver(self, message: Message, account: str, patience: Patience) -> Outcome:
         session, outage = self._sessions[account], self._outages[account]

@@ -125,10 +125,17 @@ class Faults:
         usual: Callable[[], Awaitable[web.StreamResponse]],
     ) -> web.StreamResponse:
         """Answer as the fault says. `usual` is the request's usual handling and its effect."""
-        answer = await usual() if fault.accepts else None
-        if answer is not None and answer.status >= 400:
+        if not fault.accepts:
+            return await _PERFORM[fault](self, request)
+        answer = await usual()
+        if answer.status >= 400:
             return answer  # it was refused, so there is nothing to fail after
-        return await _PERFORM[fault](self, request)
+        if fault is Fault.CUT_AFTER:
+            return await _cut(request, answer.status)
+        spoilt = await _PERFORM[fault](self, request)
+        if 200 <= spoilt.status < 300 and not spoilt.prepared:
+            spoilt.set_status(answer.status)
+        return spoilt
 
     async def _hang(self, request: web.Request) -> web.StreamResponse:
         await self._stopped.wait()
@@ -139,13 +146,14 @@ class Faults:
             request.transport.abort()
         return web.Response()
 
-    async def _cut(self, request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse(status=201, headers={"content-length": "1000"})
-        await response.prepare(request)
-        await response.write(b'{"some')
-        if request.transport is not None:
-            request.transport.close()
-        return response
+
+async def _cut(request: web.Request, status: int) -> web.StreamResponse:
+    response = web.StreamResponse(status=status, headers={"content-length": "1000"})
+    await response.prepare(request)
+    await response.write(b'{"some')
+    if request.transport is not None:
+        request.transport.close()
+    return response
 
 
 def _is_meant(scripted: _Scripted, operation: str, amazon_order_id: str | None) -> bool:
@@ -193,7 +201,6 @@ _PERFORM: dict[Fault, Performance] = {
     Fault.HTML_AFTER: _text(201, _HTML.format("OK"), "text/html"),
     Fault.EMPTY_AFTER: _text(201, "", "application/json"),
     Fault.TRUNCATED_AFTER: _text(201, '{"errors', "application/json"),
-    Fault.CUT_AFTER: Faults._cut,
     Fault.ERRORS_AFTER: _error(201, "InternalFailure", "Something went wrong."),
     Fault.HTML_ERROR: _text(400, _HTML.format("400 Bad Request"), "text/html"),
     Fault.REDIRECT: _answer(lambda: web.Response(status=307, headers={"location": "/elsewhere"})),

@@ -42,7 +42,10 @@ class Login:
         self.requests += 1
         if request.content_type != "application/x-www-form-urlencoded":
             return _refusal(400, "invalid_request", "The request is not form-encoded")
-        form = {key: value for key, value in (await request.post()).items() if value}
+        try:
+            form = {key: value for key, value in (await request.post()).items() if value}
+        except (LookupError, ValueError):  # an unknown charset, or not in the one it names
+            return _refusal(400, "invalid_request", "The request cannot be read")
         if form.get("grant_type") != "refresh_token":
             return _refusal(400, "unsupported_grant_type", "The grant type is not supported")
         missing = {"refresh_token", "client_id", "client_secret"} - form.keys()

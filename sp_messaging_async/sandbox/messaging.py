@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Literal, cast
 
@@ -25,6 +26,8 @@ ActionsForm = Literal["live", "model"]
 SUCCEEDS = "123-1234567-1234567"
 FAILS = "123-1234567-0000000"
 FAILS_INVOICE = "badOrderId"
+
+_ORDER_ID = re.compile(r"[\w-]{1,64}")
 
 
 class _Refusal(Exception):
@@ -92,6 +95,8 @@ class Messaging:
             return 201, self._upload_destination(request, seller)
         marketplace = _marketplace(request, {"marketplaceIds"})
         order_id = request.match_info["amazonOrderId"]
+        if not _ORDER_ID.fullmatch(order_id):
+            raise _invalid("Invalid Input", "The order id is none")
         content = await _content(operation, request)
         if order_id == (FAILS_INVOICE if operation.name == "sendInvoice" else FAILS):
             raise _invalid("Invalid Input")
@@ -164,7 +169,12 @@ async def _content(operation: Operation, request: web.Request) -> MessageRequest
     """The body as the operation's request; None where the operation only reads."""
     if operation.request is None:
         return None
-    raw = await request.read()
+    try:
+        raw = await request.read()
+    except web.HTTPException:
+        raise
+    except Exception:  # a Content-Encoding that its content is not in
+        raise _invalid("Invalid Input", "The content cannot be read") from None
     if operation.has_body:
         if request.content_type != "application/json":
             raise _Refusal(415, "UnsupportedMediaType", "The content type must be application/json")
@@ -181,7 +191,16 @@ def _decoded(raw: bytes, cls: type[MessageRequest]) -> MessageRequest:
         content: MessageRequest = codec.decode_strictly(codec.parse(raw), cls)
     except codec.DecodingError as error:
         raise _invalid("Invalid Input", str(error)) from None
+    if _UNWANTED.search(getattr(content, "text", "")):
+        raise _invalid("Invalid Input", "The text holds HTML or an e-mail address")
     return content
+
+
+_UNWANTED = re.compile(
+    r"</?[a-z][^<>]*>|<!--|<!doctype|&(?:[a-z]{2,8}|#\d+|#x[0-9a-f]+);|[\w.+-]+@[\w-]+(?:\.[\w-]+)*"
+    r"\.[a-z]{2,}",
+    re.IGNORECASE,
+)
 
 
 # The two forms of an action. Amazon's samples of 2025-10 are flatter than its model.

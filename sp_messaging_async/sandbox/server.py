@@ -23,7 +23,7 @@ from .inbox import Delivered
 from .login import Login
 from .messaging import ActionsForm, Messaging
 from .plans import Plans
-from .uploads import Uploads
+from .uploads import Uploads, place_of
 
 __all__ = ["Sandbox"]
 
@@ -38,6 +38,8 @@ class Sandbox:
     token_lifetime: of access tokens, in seconds.
     actions_form: "live" or "model", the two forms of getMessagingActionsForOrder.
     locale: the language of every buyer.
+
+    Raises ValueError for a plan of a name that is no operation.
 
     Login with Amazon accepts any client id, client secret and refresh token, each refresh token a
     seller of its own; the refresh token "revoked" and the client secret "invalid" are refused.
@@ -55,6 +57,9 @@ class Sandbox:
     ) -> None:
         self._host = host
         self._port = port
+        unknown = sorted(set(plans or ()) - OPERATIONS.keys())
+        if unknown:
+            raise ValueError(f"plans: {unknown[0]!r} is no operation")
         self._plan_changes = plans
         self._token_lifetime = token_lifetime
         self._actions_form: ActionsForm = actions_form
@@ -126,9 +131,17 @@ class Sandbox:
             app.router.add_route(row.verb, path, self._faulty(row.name, handle))
         return app
 
+    def _order_of(self, request: web.Request) -> str | None:
+        """The order that a request is about."""
+        match = request.match_info
+        if "identity" in match:
+            return self._uploads.order_of(match["identity"])
+        place = place_of("", match["resource"]) if "resource" in match else None
+        return place.amazon_order_id if place else match.get("amazonOrderId")
+
     def _faulty(self, name: str, handle: Handler) -> Handler:
         async def answer(request: web.Request) -> web.StreamResponse:
-            fault = self.faults.take(name, request.match_info.get("amazonOrderId"))
+            fault = self.faults.take(name, self._order_of(request))
             usual = functools.partial(handle, request)
             return await (self.faults.perform(fault, request, usual) if fault else usual())
 

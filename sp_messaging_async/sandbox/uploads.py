@@ -35,9 +35,9 @@ class Place:
 class _Upload:
     place: Place
     md5: str
-    path_and_query: str
+    path_and_query: str = field(repr=False)
     expires: float
-    content: bytes | None = None
+    content: bytes | None = field(default=None, repr=False)
 
 
 _KINDS = "|".join(row.kind for row in MESSAGING.values() if row.takes_attachments)
@@ -77,6 +77,11 @@ class Uploads:
         """A file that was put for this very place, or None."""
         upload = self._uploads.get(identity)
         return upload.content if upload and upload.place == place else None
+
+    def order_of(self, identity: str) -> str | None:
+        """The order that an upload is for, by the end of its address."""
+        upload = self._uploads.get("sc/" + identity)
+        return upload.place.amazon_order_id if upload else None
 
     async def put(self, request: web.Request) -> web.StreamResponse:
         """`PUT` of a file to its presigned address."""
