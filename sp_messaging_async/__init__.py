@@ -11,7 +11,9 @@ twice. Errors are described in `sp_messaging_async.errors`.
 
 __version__ = "0.1.0"
 
-from .bulk import Message, Outcome, OutcomeStatus, SendAll, send_all
+import importlib
+import typing
+
 from .credentials import Credentials
 from .errors import (
     ApiError,
@@ -38,7 +40,6 @@ from .errors import (
     TransportError,
     UnsupportedMediaType,
 )
-from .ledger import Ledger, LedgerRow
 from .marketplaces import Endpoint, Marketplace, Region
 from .models import (
     Attachment,
@@ -79,8 +80,12 @@ from .models import (
 from .operations import UsagePlan
 from .retry import RetryPolicy
 from .session import MessagingSession
-from .sqlite_ledger import SQLiteLedger
 from .throttle import LocalThrottle, PlanKey, Throttle
+
+if typing.TYPE_CHECKING:
+    from .bulk import Message, Outcome, OutcomeStatus, SendAll, send_all
+    from .ledger import Ledger, LedgerRow
+    from .sqlite_ledger import SQLiteLedger
 
 __all__ = [
     "ApiError",
@@ -159,3 +164,26 @@ __all__ = [
     "UsagePlan",
     "send_all",
 ]
+
+# Imported when they are asked for: a service that sends one message at a time needs none of them.
+_LATER = {
+    "Ledger": "ledger",
+    "LedgerRow": "ledger",
+    "Message": "bulk",
+    "Outcome": "bulk",
+    "OutcomeStatus": "bulk",
+    "SQLiteLedger": "sqlite_ledger",
+    "SendAll": "bulk",
+    "send_all": "bulk",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = getattr(importlib.import_module(f".{_LATER[name]}", __name__), name)
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted(globals().keys() | _LATER.keys())

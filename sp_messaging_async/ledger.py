@@ -364,7 +364,7 @@ class Entry:
         try:
             is_mine = await pending
         except BaseException:  # a cancellation, or a commit in doubt: nothing will be written
-            self.settle(Settlement("planned"))
+            self._settle(Settlement("planned"))
             raise
         if not is_mine:
             raise NotPlanned(self.row)
@@ -373,8 +373,25 @@ class Entry:
         """Whether the intent no longer holds, as after a machine was suspended."""
         return time.time() >= self._deadline
 
-    def settle(self, settlement: Settlement) -> Awaitable[None]:
-        """Record what became of it. Takes effect even if nobody waits."""
+    # What became of it is recorded even if nobody waits for that.
+
+    def sent(self, request_id: str | None) -> Awaitable[None]:
+        """Amazon took the message."""
+        return self._settle(Settlement("sent", request_id))
+
+    def failed(self, error: MessagingError) -> Awaitable[None]:
+        """The send raised an error, which says what became of the message."""
+        return self._settle(Settlement.of_error(error))
+
+    def planned_again(self, error: MessagingError) -> Awaitable[None]:
+        """The attempt is known not to have been processed, and another will follow."""
+        return self._settle(Settlement.of_error(error, "planned"))
+
+    def skipped(self, error: MessagingError) -> Awaitable[None]:
+        """The message is not to be sent."""
+        return self._settle(Settlement.of_error(error, "skipped"))
+
+    def _settle(self, settlement: Settlement) -> Awaitable[None]:
         return self._ledger.settle(self.row.id, self._owner, settlement)
 
 

@@ -11,9 +11,9 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path, PurePath
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-from attrs import Attribute, Factory, field, frozen
+from attrs import Attribute, Factory, field, fields, frozen
 
 from .errors import Error, Finding, InvalidMessage
 
@@ -143,11 +143,26 @@ def check_total_size(field_name: str, attachments: Attached) -> None:
         raise refuse(field_name, reason)
 
 
+class _Model:
+    """Shows its fields, but for those that are not to be shown.
+
+    One repr for all of them: attrs would make one for each, at a third of what a class costs.
+    """
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        cls: Any = type(self)
+        shown = (item for item in fields(cls) if item.repr)
+        values = ", ".join(f"{item.name}={getattr(self, item.name)!r}" for item in shown)
+        return f"{cls.__qualname__}({values})"
+
+
 # Attachments
 
 
-@frozen
-class Attachment:
+@frozen(repr=False)
+class Attachment(_Model):
     """A file that was uploaded for one order and one kind of message.
 
     upload_destination_id: what Amazon's upload API called it.
@@ -176,8 +191,8 @@ def _as_path(value: str | os.PathLike[str]) -> Path:
         raise refuse("path", f"is a {type(value).__name__}; give a path") from None
 
 
-@frozen
-class LocalFile:
+@frozen(repr=False)
+class LocalFile(_Model):
     """A file on this machine, for a request's `attachments`: the session uploads it with the send.
 
     path: where the file is.
@@ -196,49 +211,49 @@ Attached: TypeAlias = tuple[Attachment | LocalFile, ...]
 # Requests, one class for every operation that messages a buyer
 
 
-@frozen
-class CreateConfirmCustomizationDetailsRequest:
+@frozen(repr=False)
+class CreateConfirmCustomizationDetailsRequest(_Model):
     """Ask about the details of a customization: 1 to 800 characters, 0 to 5 files."""
 
     text: str = field(validator=_text_up_to(800))
     attachments: Attached = field(default=(), converter=_as_tuple, validator=_between(0, 5))
 
 
-@frozen
-class CreateConfirmDeliveryDetailsRequest:
+@frozen(repr=False)
+class CreateConfirmDeliveryDetailsRequest(_Model):
     """Arrange a delivery or confirm contact details for it: 1 to 2000 characters."""
 
     text: str = field(validator=_text_up_to(2000))
 
 
-@frozen
-class CreateLegalDisclosureRequest:
+@frozen(repr=False)
+class CreateLegalDisclosureRequest(_Model):
     """Tell the buyer what the law requires, in 0 to 5 files."""
 
     attachments: Attached = field(default=(), converter=_as_tuple, validator=_between(0, 5))
 
 
-@frozen
-class CreateNegativeFeedbackRemovalRequest:
+@frozen(repr=False)
+class CreateNegativeFeedbackRemovalRequest(_Model):
     """Ask the buyer to remove negative feedback. Amazon writes the text; there is no body."""
 
 
-@frozen
-class CreateConfirmOrderDetailsRequest:
+@frozen(repr=False)
+class CreateConfirmOrderDetailsRequest(_Model):
     """Ask the buyer about the order before it ships: 1 to 2000 characters."""
 
     text: str = field(validator=_text_up_to(2000))
 
 
-@frozen
-class CreateConfirmServiceDetailsRequest:
+@frozen(repr=False)
+class CreateConfirmServiceDetailsRequest(_Model):
     """Arrange a home service: 1 to 2000 characters."""
 
     text: str = field(validator=_text_up_to(2000))
 
 
-@frozen
-class CreateAmazonMotorsRequest:
+@frozen(repr=False)
+class CreateAmazonMotorsRequest(_Model):
     """Send details of an Amazon Motors purchase, in 0 to 5 files."""
 
     attachments: Attached = field(default=(), converter=_as_tuple, validator=_between(0, 5))
@@ -254,8 +269,8 @@ def _not_before_start(
         raise refuse(attribute.name, reason)
 
 
-@frozen
-class CreateWarrantyRequest:
+@frozen(repr=False)
+class CreateWarrantyRequest(_Model):
     """Send warranty papers in 1 to 5 files, with the time that they cover (aware datetimes)."""
 
     attachments: Attached = field(converter=_as_tuple, validator=_between(1, 5))
@@ -263,23 +278,23 @@ class CreateWarrantyRequest:
     coverage_end_date: datetime | None = field(default=None, validator=_not_before_start)
 
 
-@frozen
-class CreateDigitalAccessKeyRequest:
+@frozen(repr=False)
+class CreateDigitalAccessKeyRequest(_Model):
     """Send the key to digital content: 1 to 400 characters, 0 to 5 files."""
 
     text: str = field(validator=_text_up_to(400))
     attachments: Attached = field(default=(), converter=_as_tuple, validator=_between(0, 5))
 
 
-@frozen
-class CreateUnexpectedProblemRequest:
+@frozen(repr=False)
+class CreateUnexpectedProblemRequest(_Model):
     """Tell the buyer of a problem with the order that needs an answer: 1 to 2000 characters."""
 
     text: str = field(validator=_text_up_to(2000))
 
 
-@frozen
-class InvoiceRequest:
+@frozen(repr=False)
+class InvoiceRequest(_Model):
     """Send the invoice, in 1 to 5 files."""
 
     attachments: Attached = field(converter=_as_tuple, validator=_between(1, 5))
@@ -303,8 +318,8 @@ MessageRequest: TypeAlias = (
 # Answers to messages: Amazon says no more than that the message was taken
 
 
-@frozen
-class MessageResponse:
+@frozen(repr=False)
+class MessageResponse(_Model):
     """Amazon took the message. `errors` is in the model, and never in a success."""
 
     errors: tuple[Error, ...] = ()
@@ -360,30 +375,30 @@ Schema: TypeAlias = Mapping[str, object]
 """A JSON schema, as Amazon sends it."""
 
 
-@frozen
-class LinkObject:
+@frozen(repr=False)
+class LinkObject(_Model):
     """A link. Never POST to its `href`: actions are not named as the paths of operations are."""
 
     href: str
     name: str | None = None
 
 
-@frozen
-class MessagingAction:
+@frozen(repr=False)
+class MessagingAction(_Model):
     """The name of a kind of message. Names that this package does not know do occur."""
 
     name: str
 
 
-@frozen
-class GetSchemaResponseLinks:
+@frozen(repr=False)
+class GetSchemaResponseLinks(_Model):
     """Where the schema itself is."""
 
     self_: LinkObject | None = None
 
 
-@frozen
-class GetSchemaResponse:
+@frozen(repr=False)
+class GetSchemaResponse(_Model):
     """What an action's form asks for; Amazon's live form tells `disabled` in it too."""
 
     links: GetSchemaResponseLinks = field(
@@ -393,23 +408,23 @@ class GetSchemaResponse:
     errors: tuple[Error, ...] = ()
 
 
-@frozen
-class GetMessagingActionResponseLinks:
+@frozen(repr=False)
+class GetMessagingActionResponseLinks(_Model):
     """Where the action and its schema are."""
 
     self_: LinkObject | None = None
     schema: LinkObject | None = None
 
 
-@frozen
-class GetMessagingActionResponseEmbedded:
+@frozen(repr=False)
+class GetMessagingActionResponseEmbedded(_Model):
     """The action's schema, sent along."""
 
     schema: GetSchemaResponse | None = None
 
 
-@frozen
-class GetMessagingActionResponse:
+@frozen(repr=False)
+class GetMessagingActionResponse(_Model):
     """One kind of message that may be sent for the order now.
 
     title: Amazon's words for it, in the live form only.
@@ -431,23 +446,23 @@ class GetMessagingActionResponse:
         return self.payload.name if self.payload else None
 
 
-@frozen
-class GetMessagingActionsForOrderResponseLinks:
+@frozen(repr=False)
+class GetMessagingActionsForOrderResponseLinks(_Model):
     """The order itself, and a link for every kind of message that may be sent now."""
 
     self_: LinkObject | None = None
     actions: tuple[LinkObject, ...] = ()
 
 
-@frozen
-class GetMessagingActionsForOrderResponseEmbedded:
+@frozen(repr=False)
+class GetMessagingActionsForOrderResponseEmbedded(_Model):
     """The kinds of message that may be sent now, in full."""
 
     actions: tuple[GetMessagingActionResponse, ...] = ()
 
 
-@frozen
-class GetMessagingActionsForOrderResponse:
+@frozen(repr=False)
+class GetMessagingActionsForOrderResponse(_Model):
     """Which kinds of message may be sent for the order now."""
 
     links: GetMessagingActionsForOrderResponseLinks = field(
@@ -459,15 +474,15 @@ class GetMessagingActionsForOrderResponse:
     errors: tuple[Error, ...] = ()
 
 
-@frozen
-class Buyer:
+@frozen(repr=False)
+class Buyer(_Model):
     """The buyer of an order. `locale` is the language to write in, such as "en-US"."""
 
     locale: str | None = None
 
 
-@frozen
-class GetAttributesResponse:
+@frozen(repr=False)
+class GetAttributesResponse(_Model):
     """What Amazon tells of the order's buyer."""
 
     buyer: Buyer = field(factory=Buyer)
@@ -477,8 +492,8 @@ class GetAttributesResponse:
 # The upload API's answer
 
 
-@frozen
-class UploadDestination:
+@frozen(repr=False)
+class UploadDestination(_Model):
     """Where to put a file. `url` is presigned and good for about 900 seconds: it is a secret."""
 
     upload_destination_id: str
@@ -486,8 +501,8 @@ class UploadDestination:
     headers: Mapping[str, str] = field(factory=dict, repr=False)
 
 
-@frozen
-class CreateUploadDestinationResponse:
+@frozen(repr=False)
+class CreateUploadDestinationResponse(_Model):
     """The answer to createUploadDestinationForResource."""
 
     payload: UploadDestination

@@ -10,7 +10,7 @@ import os
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, cast
 
 import aiohttp
 import attrs
@@ -33,23 +33,15 @@ from .errors import (
     TransportError,
     _CallError,
 )
-from .ledger import (
-    DEFAULT_CAMPAIGN,
-    Entry,
-    Ledger,
-    LedgerRow,
-    NotPlanned,
-    Planned,
-    Settlement,
-    Status,
-    new_owner,
-)
 from .marketplaces import Endpoint, Marketplace
 from .models import Attachment, LocalFile, MessageRequest, MessageResponse
 from .operations import MESSAGING, UPLOAD, Operation, by_request
 from .retry import RetryPolicy, Verdict, judge
 from .throttle import LocalThrottle, PlanKey, Throttle
 from .transport import Exchange, Transport
+
+if TYPE_CHECKING:  # who sends without a ledger need not wait for the import of what it is made of
+    from .ledger import Entry, Ledger, LedgerRow, Planned
 
 __all__ = ["Gate", "MessagingSession", "Patience"]
 
@@ -382,6 +374,8 @@ class MessagingSession:
                 amazon_order_id, request, marketplace, patience
             )
             return answer
+        from .ledger import DEFAULT_CAMPAIGN, Planned
+
         place = None if marketplace is None else self._marketplace(marketplace).id
         message = Planned(amazon_order_id, request, self.account, place)
         response, _ = await self.deliver_once(
@@ -474,6 +468,8 @@ class MessagingSession:
 
         Returns Amazon's answer, and whether it was sent now and not before.
         """
+        from .ledger import Entry, NotPlanned, new_owner
+
         order_id = wire.checked_order_id(message.amazon_order_id)
         content.check(message.request)
         pause = 0.05  # seconds between looks at what somebody else is sending
@@ -512,7 +508,7 @@ class MessagingSession:
             raise
         except MessagingError as error:
             if entry is not None:
-                await entry.settle(Settlement.of_error(error))
+                await entry.failed(error)
             raise
 
     async def _deliver(
@@ -671,7 +667,7 @@ class MessagingSession:
         if call.entry is None:
             return
         try:
-            await call.entry.settle(Settlement("sent", wire.request_id(answer)))
+            await call.entry.sent(wire.request_id(answer))
         except LedgerError as error:
             raise LedgerError(f"{call.context()} was sent, and not recorded: {error}") from None
 
@@ -679,8 +675,7 @@ class MessagingSession:
         is_unknown = call.operation.messages_buyer and exchange.write_began
         if call.entry is not None:
             reason = TransportError("the task was cancelled", exchange.write_began)
-            status: Status = "unknown" if is_unknown else "planned"
-            call.entry.settle(Settlement.of_error(reason, status))
+            call.entry.failed(OutcomeUnknown(reason) if is_unknown else reason)
         if is_unknown:
             self._report_unknown(call)
 
@@ -722,7 +717,7 @@ class MessagingSession:
             finally:
                 del failure  # or it would hold this frame that holds it, and the message with them
         if call.entry is not None:
-            await call.entry.settle(Settlement.of_error(failure, "planned"))
+            await call.entry.planned_again(failure)
         if verdict is Verdict.AGAIN:
             delay = self._retry.delay(call.attempts)
             await self._with_patience(call.patience, partial(asyncio.sleep, delay))

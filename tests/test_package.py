@@ -68,8 +68,9 @@ def test_all_is_the_public_namespace() -> None:
     """What is exported is what the package holds without an underscore, modules aside."""
     public = {
         name
-        for name, value in vars(sp_messaging_async).items()
-        if not name.startswith("_") and not isinstance(value, ModuleType)
+        for name in dir(sp_messaging_async)
+        if not name.startswith("_")
+        and not isinstance(getattr(sp_messaging_async, name), ModuleType)
     }
     assert public == set(sp_messaging_async.__all__)
 

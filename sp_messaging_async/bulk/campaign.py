@@ -25,7 +25,6 @@ from ..ledger import (
     LedgerRow,
     NotPlanned,
     Planned,
-    Settlement,
 )
 from ..marketplaces import Marketplace
 from ..models import GetMessagingActionsForOrderResponse
@@ -239,12 +238,12 @@ class CampaignRun:
         entry = Entry(self._ledger, row, self._run)
         try:
             if self._check_actions and (missing := await _unavailable(session, row, patience)):
-                await entry.settle(Settlement.of_error(missing, "skipped"))
+                await entry.skipped(missing)
                 return Outcome(message, "skipped", None, missing)
         except LedgerError:
             raise
         except MessagingError as error:
-            await entry.settle(Settlement.of_error(error))
+            await entry.failed(error)
             return Outcome.of_error(message, error)
         try:
             response = await session.deliver(
@@ -252,7 +251,7 @@ class CampaignRun:
             )
         except NotPlanned:
             beaten = MessagingError("it was sent meanwhile, or by another campaign of the ledger")
-            await entry.settle(Settlement.of_error(beaten, "skipped"))
+            await entry.skipped(beaten)
             return Outcome(message, "skipped", None, beaten)
         except LedgerError:
             raise
