@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
-from sp_messaging_async import MessagingSession
+from sp_messaging_async import MessagingSession, SQLiteLedger
 from sp_messaging_async.sandbox import Fault, Sandbox
 
 from .conftest import ORDER
@@ -78,6 +78,13 @@ async def test_the_bulk_run(sandbox: Sandbox, session: MessagingSession) -> None
     results = await code_with("def announce")["announce"](session, orders)
     assert sorted(results.pop("sent")) == [orders[0], orders[1], orders[3]]
     assert results == {"unknown": [orders[2]]}
+
+
+async def test_the_ledger(sandbox: Sandbox, session: MessagingSession, tmp_path: Path) -> None:
+    """What is sent a second time with a ledger reaches the buyer once."""
+    async with SQLiteLedger(tmp_path / "ledger") as ledger:
+        await code_with("def sold_out_once")["sold_out_once"](session, ledger, ORDER)
+    assert len(sandbox.delivered) == 1
 
 
 def test_the_test_of_a_reader() -> None:
