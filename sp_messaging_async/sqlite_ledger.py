@@ -75,7 +75,11 @@ class SQLiteLedger:
         self._staging = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
-        await self._do(_nothing)
+        try:
+            await self._do(_nothing)
+        except LedgerError:
+            await self.aclose()
+            raise
         return self
 
     async def __aexit__(
