@@ -658,6 +658,7 @@ class MessagingSession:
             raise
         finally:
             self._exchanges.discard(limit)
+            del limit  # it knows its task, and so an error that holds this frame
             if not self._exchanges:
                 self._idle.set()
         self._learn(call.operation, answer)
@@ -756,17 +757,18 @@ class MessagingSession:
     ) -> T:
         """Wait for something before the send, until the session closes or patience is withdrawn."""
         self._refuse_if_ended(patience)
+        limit = patience.limit = asyncio.timeout(seconds)
+        self._waits.add(limit)
         try:
-            async with asyncio.timeout(seconds) as limit:
-                self._waits.add(limit)
-                patience.limit = limit
-                try:
-                    return await wait()
-                finally:
-                    self._waits.discard(limit)
+            async with limit:
+                return await wait()
         except TimeoutError:
             if not limit.expired():
                 raise
+        finally:
+            self._waits.discard(limit)
+            patience.limit = None
+            del limit  # it knows its task, and so an error that holds this frame
         self._refuse_if_ended(patience)
         raise PlanWaitExceeded(
             f"its turn did not come within {patience.max_wait} s; nothing was sent"

@@ -670,13 +670,12 @@ async def test_messages_are_let_go_when_they_are_sent(session: MessagingSession)
 
 
 async def test_messages_are_let_go_when_they_fail(open_session: Open) -> None:
-    """An error holds on to no more messages than the garbage collector takes its time for."""
-    gc.collect()
-    gc.freeze()  # how much other tests have left must not decide how often it comes
+    """An error holds on to nothing once its outcome is let go: there are no cycles to collect."""
+    gc.disable()
     try:
-        assert await most_alive(open_session(throttle=Refusing()), 15_000, "planned") <= 2000
+        assert await most_alive(open_session(throttle=Refusing()), 2500, "planned") <= 52
     finally:
-        gc.unfreeze()
+        gc.enable()
 
 
 @pytest.mark.long
