@@ -37,6 +37,7 @@ from sp_messaging_async import (
     Problem,
 )
 from sp_messaging_async.bulk import order_list
+from sp_messaging_async.bulk.campaign import Problems
 from sp_messaging_async.operations import MESSAGING, by_request
 
 from .conftest import ORDER
@@ -87,14 +88,34 @@ def as_json_lines(folder: Path, *rows: Cells) -> Path:
     return write(folder, "".join(lines), "orders.jsonl")
 
 
+def check(path: Path, place: Marketplace) -> int:
+    """How many messages a list holds; raises its problems as an enrolment does."""
+    number, problems = 0, Problems()
+    for row in order_list.rows(path, place):
+        if isinstance(row, Problem):
+            problems.add([row])
+        number += 1
+    if problems.total:
+        raise InvalidOrderList(str(path), problems.first, problems.total)
+    return number
+
+
+def listed(path: Path, place: Marketplace) -> Iterator[Message]:
+    """The messages of a list, up to its first problem, which is raised."""
+    for row in order_list.rows(path, place):
+        if isinstance(row, Problem):
+            raise InvalidOrderList(str(path), [row])
+        yield row.message
+
+
 def messages(path: Path) -> list[Message]:
-    return list(order_list.messages(path, US))
+    return list(listed(path, US))
 
 
 def problems(path: Path) -> list[Problem]:
     """What `check` finds; `messages` raises the first of it, and gives none after it."""
     with pytest.raises(InvalidOrderList) as caught:
-        order_list.check(path, US)
+        check(path, US)
     assert caught.value.path == str(path)
     with pytest.raises(InvalidOrderList) as first:
         messages(path)
@@ -288,22 +309,6 @@ def test_attachments_are_found_beside_the_list(
     assert all(item.path.read_bytes() == b"content" for item in attached)
 
 
-def test_the_summary(folder: Path) -> None:
-    """What a list asks for is counted, for each account and operation."""
-    invoice = {"order_id": ORDER, "operation": "sendInvoice", "attachments": FILES}
-    problem = {"order_id": ORDER, "operation": "createUnexpectedProblem", "text": "Sold out."}
-    rows = [invoice, problem, {**invoice, "account": "toys"}, invoice]
-    summary = order_list.check(as_csv(folder, *rows), US)
-    assert summary.messages == {
-        (None, "sendInvoice"): 2,
-        (None, "createUnexpectedProblem"): 1,
-        ("toys", "sendInvoice"): 1,
-    }
-    assert summary.uploads == {None: 4, "toys": 2}
-    assert summary.accounts == ["default", "toys"]
-    assert summary.total == 4
-
-
 @pytest.mark.parametrize(
     ("content", "name"),
     [(HEADER, "o.csv"), ("\ufeff" + HEADER.strip(), "o.csv"), ("", "o.jsonl"), ("\n\n", "o.jsonl")],
@@ -312,8 +317,7 @@ def test_the_summary(folder: Path) -> None:
 def test_a_list_without_rows_asks_for_nothing(folder: Path, content: str, name: str) -> None:
     """A table of a header alone, or JSON Lines without a line, are lists of no messages."""
     path = write(folder, content, name)
-    summary = order_list.check(path, US)
-    assert (summary.total, summary.accounts, messages(path)) == (0, [], [])
+    assert (check(path, US), messages(path)) == (0, [])
 
 
 # Bad cells
@@ -688,7 +692,7 @@ def test_the_first_problems_are_shown_and_the_others_counted(
     rows = "".join(f"{number}/,createUnexpectedProblem,text\n{ROW}" for number in range(bad))
     path = write(folder, HEADER + rows)
     with pytest.raises(InvalidOrderList) as caught:
-        order_list.check(path, US)
+        check(path, US)
     assert caught.value.total == bad
     assert [problem.line for problem in caught.value.problems] == [2 * n + 2 for n in range(shown)]
     lines = str(caught.value).splitlines()
@@ -705,7 +709,7 @@ def test_problems_before_the_list_breaks_off_are_told(folder: Path) -> None:
 
 def test_messages_are_given_up_to_the_first_problem(folder: Path) -> None:
     """A list that went bad after it was checked stops there, with line and column."""
-    given = order_list.messages(write(folder, HEADER + ROW + ROW + "1/2,no,\n" + ROW), US)
+    given = listed(write(folder, HEADER + ROW + ROW + "1/2,no,\n" + ROW), US)
     assert [next(given), next(given)] == [MESSAGE, MESSAGE]
     with pytest.raises(InvalidOrderList, match="line 4:1, order_id"):
         next(given)
@@ -715,7 +719,7 @@ def test_messages_are_given_up_to_the_first_problem(folder: Path) -> None:
 @pytest.mark.parametrize("name", ["none.csv", "none.jsonl", ".", "a.pdf/orders.csv", "x" * 300])
 def test_lists_that_cannot_be_opened(folder: Path, name: str) -> None:
     """A list that is not there, or is no file, is named with the reason."""
-    for read in (order_list.check, lambda path, place: list(order_list.messages(path, place))):
+    for read in (check, lambda path, place: list(listed(path, place))):
         with pytest.raises(ConfigurationError, match=r"^the order list .* cannot be read: [A-Z]"):
             read(folder / name, US)
 
@@ -753,7 +757,7 @@ WHOLE_ROWS = st.dictionaries(st.sampled_from(COLUMNS), KNOWN | VALUES)
 
 def refusal(path: Path) -> InvalidOrderList | None:
     try:
-        order_list.check(path, US)
+        check(path, US)
     except InvalidOrderList as error:
         return error
     return None
@@ -764,7 +768,7 @@ def read_it(path: Path) -> None:
     refused = refusal(path)
     if refused is None:
         given = messages(path)
-        assert len(given) == order_list.check(path, US).total
+        assert len(given) == check(path, US)
         assert f"{given!r}{[message.request for message in given]!r}".encode()  # can be shown
         return
     lines = path.read_bytes().count(b"\n") + 1
@@ -820,7 +824,7 @@ def test_lists_are_read_as_they_are_needed(folder: Path) -> None:
     """The first message is had from a list that is still being written."""
     path = write(folder, HEADER + ROW)
     with path.open("a", encoding="utf-8") as file:
-        given = order_list.messages(path, US)
+        given = listed(path, US)
         for _ in range(4):
             assert next(given) == MESSAGE
             file.write(ROW)
@@ -846,15 +850,15 @@ def exhaust(messages: Iterator[Message]) -> None:
 
 def count_problems(path: Path) -> None:
     with pytest.raises(InvalidOrderList):
-        order_list.check(path, US)
+        check(path, US)
 
 
 @pytest.mark.parametrize("name", ["o.csv", "o.jsonl"])
 @pytest.mark.parametrize(
     ("run", "order"),
     [
-        (lambda path: order_list.check(path, US), ORDER),
-        (lambda path: exhaust(order_list.messages(path, US)), ORDER),
+        (lambda path: check(path, US), ORDER),
+        (lambda path: exhaust(listed(path, US)), ORDER),
         (count_problems, "1/2"),
     ],
     ids=["check", "messages", "problems"],

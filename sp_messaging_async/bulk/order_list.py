@@ -11,7 +11,6 @@ import csv
 import json
 import re
 from codecs import BOM_UTF8
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from functools import partial
@@ -22,42 +21,19 @@ from typing import Any, TypeVar
 from attrs import evolve, fields_dict, frozen
 
 from .. import attachments, content, wire
-from ..errors import ConfigurationError, Finding, InvalidMessage, InvalidOrderList, Problem
+from ..errors import ConfigurationError, Finding, InvalidMessage, Problem
 from ..marketplaces import Marketplace
 from ..models import MAX_ATTACHMENT_BYTES, Attachment, LocalFile, MessageRequest
-from ..operations import Operation, by_request, named
-from .messages import DEFAULT_ACCOUNT, Message
+from ..operations import Operation, named
+from .messages import Message
 
-__all__ = ["Listed", "Summary", "check", "messages", "rows"]
+__all__ = ["Listed", "rows"]
 
 _REQUIRED = ("order_id", "operation")
-_SHOWN = 20  # problems that an InvalidOrderList carries
 _JSON_LINES = (".jsonl", ".ndjson")
 _UNFIT = re.compile("[\0\ud800-\udfff]")  # NUL, and halves of surrogate pairs
 
 T = TypeVar("T")
-
-
-@frozen
-class Summary:
-    """What an order list asks for.
-
-    messages: how many, for each account (None where no column says) and Amazon's operation name.
-    uploads: how many files, for each account.
-    """
-
-    messages: Mapping[tuple[str | None, str], int]
-    uploads: Mapping[str | None, int]
-
-    @property
-    def accounts(self) -> list[str]:
-        """The accounts that send."""
-        return sorted({account or DEFAULT_ACCOUNT for account, _ in self.messages})
-
-    @property
-    def total(self) -> int:
-        """All messages."""
-        return sum(self.messages.values())
 
 
 @frozen
@@ -89,39 +65,6 @@ def rows(path: Path, marketplace: Marketplace) -> Iterator[Listed | Problem]:
         raise ConfigurationError(
             f"the order list {path} cannot be read: {error.strerror}"
         ) from None
-
-
-def check(path: Path, marketplace: Marketplace) -> Summary:
-    """Read a whole list and what it names, sending nothing.
-
-    marketplace: that of rows that name none; the others must be of its region.
-
-    Raises InvalidOrderList with the first problems and the number of all, and ConfigurationError
-    for a file that cannot be opened.
-    """
-    counts: Counter[tuple[str | None, str]] = Counter()
-    uploads: Counter[str | None] = Counter()
-    shown: list[Problem] = []
-    total = 0
-    for row in rows(path, marketplace):
-        if isinstance(row, Problem):
-            total += 1
-            shown.extend([row] if len(shown) < _SHOWN else ())
-            continue
-        message = row.message
-        counts[message.account, by_request(message.request).name] += 1
-        uploads[message.account] += len(getattr(message.request, "attachments", ()))
-    if total:
-        raise InvalidOrderList(str(path), shown, total)
-    return Summary(counts, uploads)
-
-
-def messages(path: Path, marketplace: Marketplace) -> Iterator[Message]:
-    """The messages of a list, one by one. Raises InvalidOrderList at the first problem."""
-    for row in rows(path, marketplace):
-        if isinstance(row, Problem):
-            raise InvalidOrderList(str(path), [row])
-        yield row.message
 
 
 # From a file to cells
