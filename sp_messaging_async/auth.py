@@ -189,7 +189,7 @@ class TokenSource:
                 if not error.repeatable:
                     break
             except _Passing as passing:
-                failure = AuthenticationError(str(passing), passing.code)
+                failure = AuthenticationError(str(passing), passing.code, repeatable=True)
             if attempt >= self._retry.attempts or transport.closed:
                 break
             await asyncio.sleep(self._retry.delay(attempt))

@@ -39,7 +39,7 @@ from .sqlite_ledger import SQLiteLedger
 
 __all__ = ["app", "run"]
 
-Flag = Annotated[bool, Parameter(negative=())]
+Flag = Annotated[bool, Parameter(negative=(), show_default=False)]
 
 ALL_SENT, SOME_NOT_SENT, WRONG_USAGE, SOME_UNKNOWN, STOPPED = range(5)
 
@@ -370,9 +370,9 @@ def _close(tally: Tally, run: CampaignRun) -> None:
     left = tally.number() - tally.number("sent") - tally.number("planned") - len(tally.named)
     if left:
         _say(f"and {left} more; see sp-messaging report")
-    for account, reason in run.unsent.items():
-        _say(f"account {account}: {reason}")
     if tally.number("planned"):
+        for account, reason in run.unsent.items():
+            _say(f"account {account}: {reason}")
         _say(f"{tally.number('planned')} were not sent; the same command again sends them")
 
 

@@ -194,12 +194,14 @@ class AuthenticationError(_CallError):
     """Login with Amazon gave no access token; nothing was sent.
 
     code: Login with Amazon's `error`, such as `invalid_grant`, or None if it gave none.
+    repeatable: True where it failed and did not refuse, so that a later call may succeed.
     """
 
-    def __init__(self, text: str, code: str | None = None) -> None:
-        super().__init__(text, code)
+    def __init__(self, text: str, code: str | None = None, repeatable: bool = False) -> None:
+        super().__init__(text, code, repeatable)
         self.text = text
         self.code = code
+        self.repeatable = repeatable
 
     def _reason(self) -> str:
         return self.text

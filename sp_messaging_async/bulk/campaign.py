@@ -263,7 +263,8 @@ class CampaignRun:
         if account in self._stopped and account in self.unsent:
             return  # the reason for stopping says more than that the others were withdrawn
         self.unsent[account] = error
-        if isinstance(error, AuthenticationError | SessionClosed):
+        is_refused = isinstance(error, AuthenticationError) and not error.repeatable
+        if is_refused or isinstance(error, SessionClosed):
             self.stop([account])
 
 

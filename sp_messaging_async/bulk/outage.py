@@ -7,6 +7,7 @@ from typing import Literal
 
 from ..errors import (
     ApiError,
+    AuthenticationError,
     MessagingError,
     ServerError,
     SessionClosed,
@@ -61,7 +62,7 @@ class Outage:
 
     def noted(self, outcome: Outcome) -> Outcome:
         """Note what became of a message; returns the same."""
-        if outcome.status == "unknown" or isinstance(outcome.error, TransportError):
+        if outcome.status == "unknown" or _is_of_an_outage(outcome.error):
             self._failures += 1
             if self._failures >= IN_A_ROW and self._state != "closed":
                 self._close(outcome.message.amazon_order_id)
@@ -104,6 +105,11 @@ class Outage:
                     continue
             self._become("trial")
             return
+
+
+def _is_of_an_outage(error: MessagingError | None) -> bool:
+    """Whether nobody answered, or Login with Amazon failed without refusing."""
+    return isinstance(error, TransportError | AuthenticationError) and error.repeatable
 
 
 def _is_an_answer(error: MessagingError) -> bool:
