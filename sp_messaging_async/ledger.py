@@ -84,7 +84,7 @@ class Planned:
         return by_request(self.request).name
 
     def digest(self) -> bytes:
-        """Of all that the user wrote. Where a file lies is not part of it, only its name."""
+        """Of all that the user wrote. Of a file it is the name, wherever its folder was moved."""
         text = getattr(self.request, "text", None)
         attached = getattr(self.request, "attachments", ())
         files = [
@@ -153,12 +153,17 @@ class LedgerRow:
         return MESSAGING[self.operation]
 
 
+def _storable(text: str | None) -> str | None:
+    """Text without halves of surrogate pairs, which a header may hold and no database takes."""
+    return None if text is None else text.encode("utf-8", "replace").decode()
+
+
 @frozen
 class Settlement:
     """What became of an attempt."""
 
     status: Status
-    request_id: str | None = None
+    request_id: str | None = field(default=None, converter=_storable)
     failure: str | None = field(default=None, repr=False)
 
     @classmethod
@@ -414,7 +419,7 @@ def _stored_failure(error: MessagingError) -> str:
             stored = {"reason": error.reason, "write_began": error.write_began}
         case _:
             stored = {"text": str(error)}
-    return json.dumps(stored, ensure_ascii=False)
+    return json.dumps(stored)
 
 
 def stored_interruption() -> str:

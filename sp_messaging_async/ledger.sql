@@ -15,7 +15,7 @@ CREATE TABLE runs (
     campaign TEXT NOT NULL,
     pid INTEGER NOT NULL,
     began_at REAL NOT NULL,
-    ended_at REAL               -- NULL until nothing of its list is left to send
+    ended_at REAL               -- NULL until a run has sent all that this one planned
 ) WITHOUT ROWID;
 
 CREATE TABLE messages (
@@ -31,6 +31,7 @@ CREATE TABLE messages (
     content TEXT,               -- NULL once the row is final
     digest BLOB NOT NULL,       -- of all that the user wrote
     run TEXT,                   -- the last run whose list named it
+    cycle TEXT,                 -- the run that planned it, or planned it again
     owner TEXT,                 -- whose intent it is, and until when it holds
     deadline REAL,
     attempts INTEGER NOT NULL DEFAULT 0,
@@ -86,6 +87,10 @@ UPDATE messages SET status = 'unknown', failure = :failure, changed_at = :now
 WHERE id = :id AND status = 'sending' AND deadline < :now
 RETURNING *;
 
+-- lapse all
+UPDATE messages SET status = 'unknown', failure = :failure, changed_at = :now
+WHERE status = 'sending' AND deadline < :now;
+
 -- deciding row
 SELECT * FROM messages
 WHERE amazon_order_id = :amazon_order_id AND operation = :operation
@@ -118,7 +123,10 @@ WHERE messages.id = intent.id AND status = 'planned' AND (repeats OR NOT EXISTS 
     SELECT 1 FROM messages AS other
     WHERE other.amazon_order_id = messages.amazon_order_id
         AND other.operation = messages.operation AND other.id != messages.id
-        AND other.status IN ('sending', 'sent', 'unknown')));
+        AND other.status IN ('sending', 'sent', 'unknown')))
+    AND (repeats OR NOT EXISTS (SELECT 1 FROM purged)
+        OR NOT EXISTS (SELECT 1 FROM purged
+            WHERE pair = keyed_digest(messages.amazon_order_id, messages.operation)));
 
 -- is intended
 SELECT 1 FROM messages
@@ -173,16 +181,17 @@ CREATE INDEX temp.staged_pairs ON staged (amazon_order_id, operation, line);
 -- staged conflicts
 SELECT later.line AS line, first.line AS first_line, later.amazon_order_id, later.operation,
     count(*) OVER () AS total
-FROM (SELECT amazon_order_id, operation, digest, min(line) AS line FROM temp.staged
+FROM (SELECT amazon_order_id, operation, digest, content, min(line) AS line FROM temp.staged
     GROUP BY amazon_order_id, operation HAVING count(*) > 1) AS first
 JOIN temp.staged AS later USING (amazon_order_id, operation)
-WHERE later.digest != first.digest
+WHERE later.digest != first.digest OR later.content != first.content
 ORDER BY later.line LIMIT :limit;
 
 -- drop conflicts
 DELETE FROM temp.staged WHERE (amazon_order_id, operation) IN (
     SELECT amazon_order_id, operation FROM temp.staged
-    GROUP BY amazon_order_id, operation HAVING min(digest) != max(digest));
+    GROUP BY amazon_order_id, operation
+    HAVING min(digest) != max(digest) OR min(content) != max(content));
 
 -- merge identical
 DELETE FROM temp.staged WHERE line NOT IN (
@@ -193,9 +202,9 @@ INSERT INTO runs (id, campaign, pid, began_at) VALUES (:run, :campaign, :pid, :n
 
 -- end run
 UPDATE runs SET ended_at = :now
-WHERE id = :run
-    AND NOT EXISTS (SELECT 1 FROM messages WHERE run = :run AND status = 'planned')
-    AND NOT EXISTS (SELECT 1 FROM messages WHERE run = :run AND status = 'sending');
+WHERE ended_at IS NULL AND id IN (
+    SELECT cycle FROM messages WHERE cycle IS NOT NULL GROUP BY cycle
+    HAVING min(run IS :run) AND NOT max(status IN ('planned', 'sending')));
 
 -- last run
 SELECT * FROM runs WHERE campaign = :campaign ORDER BY began_at DESC LIMIT 1;
@@ -203,12 +212,13 @@ SELECT * FROM runs WHERE campaign = :campaign ORDER BY began_at DESC LIMIT 1;
 -- reopen
 UPDATE messages SET status = 'planned', repeats = 1, content = staged.content,
     digest = staged.digest, account = staged.account, marketplace = staged.marketplace,
-    attempts = 0, request_id = NULL, failure = NULL, sent_at = NULL, changed_at = :now
+    attempts = 0, request_id = NULL, failure = NULL, sent_at = NULL, changed_at = :now,
+    cycle = :run
 FROM temp.staged AS staged
 WHERE messages.amazon_order_id = staged.amazon_order_id
     AND messages.operation = staged.operation AND messages.campaign = :campaign
     AND messages.status IN ('sent', 'skipped', 'rejected', 'unknown')
-    AND NOT EXISTS (SELECT 1 FROM runs WHERE id = messages.run AND ended_at IS NULL);
+    AND NOT EXISTS (SELECT 1 FROM runs WHERE id = messages.cycle AND ended_at IS NULL);
 
 -- changed final rows
 SELECT staged.line, staged.amazon_order_id, staged.operation, messages.status, messages.campaign,
@@ -225,7 +235,8 @@ UPDATE messages SET content = staged.content, digest = staged.digest, account = 
 FROM temp.staged AS staged
 WHERE messages.amazon_order_id = staged.amazon_order_id
     AND messages.operation = staged.operation AND messages.campaign = :campaign
-    AND messages.status = 'planned' AND messages.digest != staged.digest;
+    AND messages.status = 'planned'
+    AND (messages.digest != staged.digest OR messages.content != staged.content);
 
 -- permit repeats
 UPDATE messages SET repeats = 1
@@ -236,9 +247,9 @@ WHERE messages.amazon_order_id = staged.amazon_order_id
 
 -- plan new rows
 INSERT INTO messages (campaign, amazon_order_id, operation, account, marketplace, status, repeats,
-    content, digest, run, enrolled_at, changed_at)
+    content, digest, run, cycle, enrolled_at, changed_at)
 SELECT :campaign, amazon_order_id, operation, account, marketplace, 'planned', :again,
-    content, digest, :run, :now, :now
+    content, digest, :run, :run, :now, :now
 FROM temp.staged AS staged
 WHERE NOT EXISTS (
         SELECT 1 FROM messages AS own WHERE own.amazon_order_id = staged.amazon_order_id

@@ -169,9 +169,9 @@ class SQLiteLedger:
         self, *, campaign: str | None = None, run: str | None = None
     ) -> Mapping[Status, int]:
         """How many rows of each status: of a campaign, of a run's list, or of all."""
+        values = {"campaign": campaign, "run": run}
         return await self._do(
-            lambda database: dict(map(tuple, database.run("counts", campaign=campaign, run=run))),
-            writes=False,
+            lambda database: dict(map(tuple, database.lapsing().run("counts", **values)))
         )
 
     async def rows(
@@ -184,7 +184,7 @@ class SQLiteLedger:
     ) -> list[LedgerRow]:
         """Rows by id, a page at a time."""
         values = {"campaign": campaign, "status": status, "after": after, "limit": limit}
-        return await self._do(lambda database: database.rows("rows", **values), writes=False)
+        return await self._do(lambda database: database.lapsing().rows("rows", **values))
 
     async def resolve(
         self, amazon_order_id: str, operation: str, *, sent: bool, campaign: str | None = None
@@ -196,7 +196,7 @@ class SQLiteLedger:
             "campaign": campaign,
             "status": "sent" if sent else "planned",
         }
-        return await self._do(lambda database: database.run("resolve", **values).rowcount)
+        return await self._do(lambda database: database.lapsing().run("resolve", **values).rowcount)
 
     async def purge(self, before: datetime) -> int:
         """Forget final rows that last changed before; see `Ledger.purge`."""
@@ -326,6 +326,7 @@ def _doubt_planned(database: _Database) -> int:
 
 def _begin_staging(database: _Database, endpoint: str) -> None:
     database.keep_to(endpoint)
+    _end_staging(database)  # of one that was cancelled before it could
     database.run("begin staging")
 
 
@@ -361,7 +362,7 @@ def _merge(database: _Database, campaign: str, again: bool) -> Enrolled:
     merged = before - database.number("staged number")
     database.run("begin run", run=run, campaign=campaign, pid=os.getpid())
     if again:
-        database.run("reopen", campaign=campaign)
+        database.run("reopen", campaign=campaign, run=run)
         database.run("permit repeats", campaign=campaign)
     changed = list(database.run("changed final rows", campaign=campaign, limit=_SAMPLE))
     database.run("change planned rows", campaign=campaign)
@@ -556,6 +557,11 @@ class _Database:
         if row.status != "sending":
             return row
         return self.row("lapse", id=row.id, failure=stored_interruption()) or row
+
+    def lapsing(self) -> Self:
+        """The database, once every intent that holds no more is `unknown`."""
+        self.run("lapse all", failure=stored_interruption())
+        return self
 
     def was_purged(self, amazon_order_id: str, operation: str) -> bool:
         """Whether a purged row had sent it."""

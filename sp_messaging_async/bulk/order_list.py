@@ -89,15 +89,20 @@ class _Row:
         value = "" if cell is None or cell.value is None else cell.value
         if not isinstance(value, str):
             raise InvalidMessage(Finding(name, f"is a {type(value).__name__}; give text"))
-        if match := _UNFIT.search(value):
-            kind = "NUL" if match[0] == "\0" else "half of a surrogate pair"
-            reason = f"character {match.start() + 1} is {kind}, which cannot be sent; remove it"
-            raise InvalidMessage(Finding(name, reason))
-        return value
+        return _fit(name, value)
 
     def problem(self, field: str, reason: str) -> Problem:
         cell = self.cells.get(field)
         return Problem(self.line, cell.column if cell else None, field, reason)
+
+
+def _fit(name: str, text: str) -> str:
+    """The text, if every character of it can be sent."""
+    if match := _UNFIT.search(text):
+        kind = "NUL" if match[0] == "\0" else "half of a surrogate pair"
+        reason = f"character {match.start() + 1} is {kind}, which cannot be sent; remove it"
+        raise InvalidMessage(Finding(name, reason))
+    return text
 
 
 class _Unreadable(Exception):
@@ -159,7 +164,10 @@ def _in_words(error: csv.Error) -> str:
     if "new-line" in text:
         return "it holds a line break of an old kind; save the list again"
     if "expected after" in text:
-        return "text follows a closing quote; write a quote within a text twice"
+        return (
+            "no comma follows a closing quote; put commas between columns, and write a quote "
+            "within a text twice"
+        )
     return "a cell is longer than any message may be"
 
 
@@ -187,7 +195,7 @@ def _json_lines(lines: Iterator[str]) -> Iterator[_Row | Problem]:
             yield Problem(number, error.colno, "row", f"is no JSON: {error.msg}")
             continue
         except _Twice as error:
-            yield Problem(number, None, str(error), "stands twice in the row; keep one of them")
+            yield Problem(number, None, "row", f"{error} stands twice; keep one of them")
             continue
         except ValueError:
             yield Problem(number, None, "row", "holds a number that is too long")
@@ -209,7 +217,7 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     values: dict[str, object] = {}
     for key, value in pairs:
         if key in values:
-            raise _Twice(key)
+            raise _Twice(repr(key))  # it may be one that cannot be printed
         values[key] = value
     return values
 
@@ -311,7 +319,7 @@ def _paths(row: _Row) -> list[str]:
     cell = row.cells.get("attachments")
     listed = cell.value if cell is not None else None
     if isinstance(listed, list) and all(isinstance(path, str) for path in listed):
-        return listed
+        return [_fit("attachments", path) for path in listed]
     return [path.strip() for path in row.text("attachments").split(";") if path.strip()]
 
 

@@ -14,6 +14,7 @@ from attrs import frozen
 
 from ..errors import ConfigurationError, Finding, InvalidMessage, LedgerError, MessagingError
 from ..ledger import DEFAULT_CAMPAIGN, Ledger, Planned
+from ..operations import by_request
 from ..session import MessagingSession, Patience
 from .messages import DEFAULT_ACCOUNT, Message, Outcome
 from .outage import Outage
@@ -100,6 +101,7 @@ class SendAll:
         """Withdraw what waits, and wait for exchanges in flight; their outcomes can be read yet."""
         self._source.stop()
         self._work.withdraw()
+        self._work.changed.set()  # a read that was cancelled before it began says nothing
         await self._source.finish()
         await self._work.finish()
 
@@ -149,10 +151,10 @@ class _Source:
 
     def next_now(self, changed: asyncio.Event) -> Message | None:
         """The next message, or None if there is none now; `changed` is set when there may be."""
-        if self._ready:
-            return self._ready.popleft()
         if self.ended:
             return None
+        if self._ready:
+            return self._ready.popleft()
         if self._now is not None:
             return self._next_of(self._now)
         if self._later is not None and self._reading is None:
@@ -168,9 +170,8 @@ class _Source:
             raise error
 
     def stop(self) -> None:
-        """Take nothing more."""
+        """Take nothing more, and give nothing of what was read ahead or is read yet."""
         self.ended = True
-        self._ready.clear()
         if self._reading is not None and not self._reading.get_loop().is_closed():
             self._reading.cancel()
 
@@ -274,12 +275,12 @@ class _Work:
             patience.withdraw()
 
     def abandon(self) -> None:
-        """Nobody can read outcomes any more: those that are unknown are logged."""
+        """Nobody can read outcomes any more: those that are unknown are logged, and mistakes."""
         self._abandoned = True
         for outage in self._outages.values():
             outage.cancel()
         for task in self.settled:
-            _report_unknown(task)
+            _report(task)
 
     async def finish(self) -> None:
         if self.tasks:
@@ -295,13 +296,26 @@ class _Work:
         if not task.cancelled():
             self.settled.append(task)
             if self._abandoned:
-                _report_unknown(task)
+                _report(task)
         self.changed.set()
 
 
-def _report_unknown(task: asyncio.Task[Outcome]) -> None:
-    if task.exception() is None and task.result().status == "unknown":
-        _log.warning("%s", task.result().error)
+def _report(task: asyncio.Task[Outcome]) -> None:
+    """Log what somebody should have read: an unknown outcome, or what was raised in its place."""
+    if error := task.exception():
+        _log.error("a message could not be settled", exc_info=error)
+        return
+    outcome = task.result()
+    if outcome.status == "unknown":
+        _log.warning(
+            "%s",
+            outcome.error,
+            extra={
+                "event": "unknown",
+                "operation": by_request(outcome.message.request).name,
+                "amazon_order_id": outcome.message.amazon_order_id,
+            },
+        )
 
 
 @frozen

@@ -229,12 +229,20 @@ class Listener:
     def __init__(self, open_: Callable[[], Awaitable[None]], shut: Callable[[], Awaitable[None]]):
         self._open = open_
         self._shut = shut
+        self._holders = 0
+        self._turn = asyncio.Lock()  # to open takes a while, in which another may want it shut
 
     @asynccontextmanager
     async def refusing(self) -> AsyncIterator[None]:
-        """Shut, and open again at the end."""
-        await self._shut()
+        """Shut, and open again at the end; where several hold it shut, when the last one ends."""
+        async with self._turn:
+            if not self._holders:
+                await self._shut()
+            self._holders += 1
         try:
             yield
         finally:
-            await self._open()
+            async with self._turn:
+                self._holders -= 1
+                if not self._holders:
+                    await self._open()

@@ -44,7 +44,8 @@ class Login:
             return _refusal(400, "invalid_request", "The request is not form-encoded")
         try:
             form = {key: value for key, value in (await request.post()).items() if value}
-        except (LookupError, ValueError):  # an unknown charset, or not in the one it names
+        except (LookupError, ValueError, web.RequestPayloadError):
+            # An unknown charset, or content that is not in the charset or encoding it names.
             return _refusal(400, "invalid_request", "The request cannot be read")
         if form.get("grant_type") != "refresh_token":
             return _refusal(400, "unsupported_grant_type", "The grant type is not supported")

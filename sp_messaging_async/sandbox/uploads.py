@@ -94,7 +94,10 @@ class Uploads:
         refusal = _refused_headers(request.headers, upload)
         if refusal is not None:
             return refusal
-        content = await request.read()
+        try:
+            content = await request.read()
+        except web.RequestPayloadError:  # it is not in the Content-Encoding that it names
+            return s3_error(400, "InvalidRequest", "The content cannot be read.")
         digest = hashlib.md5(content, usedforsecurity=False).digest()
         if base64.b64encode(digest).decode() != upload.md5:
             return s3_error(400, "BadDigest", "The Content-MD5 did not match what was received.")
