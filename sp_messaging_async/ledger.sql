@@ -64,6 +64,9 @@ ON CONFLICT (name) DO UPDATE SET value = excluded.value;
 -- next sequence
 UPDATE facts SET value = value + 1 WHERE name = 'sequence' RETURNING value;
 
+-- raise sequence
+UPDATE facts SET value = max(value, :least) WHERE name = 'sequence';
+
 -- interrupt all
 UPDATE messages SET status = 'unknown', failure = :failure, changed_at = :now
 WHERE status = 'sending';
@@ -81,11 +84,6 @@ WHERE status = 'planned';
 
 -- row
 SELECT * FROM messages WHERE id = :id;
-
--- lapse
-UPDATE messages SET status = 'unknown', failure = :failure, changed_at = :now
-WHERE id = :id AND status = 'sending' AND deadline < :now
-RETURNING *;
 
 -- lapse all
 UPDATE messages SET status = 'unknown', failure = :failure, changed_at = :now
@@ -206,9 +204,6 @@ WHERE ended_at IS NULL AND id IN (
     SELECT cycle FROM messages WHERE cycle IS NOT NULL GROUP BY cycle
     HAVING min(run IS :run) AND NOT max(status IN ('planned', 'sending')));
 
--- last run
-SELECT * FROM runs WHERE campaign = :campaign ORDER BY began_at DESC LIMIT 1;
-
 -- reopen
 UPDATE messages SET status = 'planned', repeats = 1, content = staged.content,
     digest = staged.digest, account = staged.account, marketplace = staged.marketplace,
@@ -313,14 +308,16 @@ ORDER BY id LIMIT :limit;
 -- What a person asks
 
 -- counts
-SELECT status, count(*) AS number FROM messages
+SELECT iif(status = 'sending' AND deadline < :now, 'unknown', status) AS status, count(*) AS number
+FROM messages
 WHERE (:campaign IS NULL OR campaign = :campaign) AND (:run IS NULL OR run = :run)
-GROUP BY status;
+GROUP BY 1;
 
 -- rows
 SELECT * FROM messages
 WHERE id > :after AND (:campaign IS NULL OR campaign = :campaign)
-    AND (:status IS NULL OR status = :status)
+    AND (:status IS NULL
+        OR iif(status = 'sending' AND deadline < :now, 'unknown', status) = :status)
 ORDER BY id LIMIT :limit;
 
 -- resolve

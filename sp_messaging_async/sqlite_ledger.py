@@ -3,8 +3,8 @@
 One thread writes. What waits for it is committed together, with `synchronous=FULL`, before anyone
 is told. Beside the file FILE stand SQLite's own FILE-wal and FILE-shm, and
 
-- FILE.lock, by which SQLite's locks tell who else has the ledger open. Whoever opens it alone knows
-  that every owner of an intent is gone.
+- FILE.lock, by which SQLite's locks tell who else has the ledger open, and FILE.door, which is
+  passed by one at a time. Whoever opens it alone knows that every owner of an intent is gone.
 - FILE.tail, the number of the last commit. A ledger that knows fewer has lost its WAL, or is an
   old copy, and is refused: it could not tell what was sent.
 """
@@ -21,7 +21,9 @@ import json
 import os
 import queue
 import secrets
+import shutil
 import sqlite3
+import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
@@ -93,16 +95,19 @@ class SQLiteLedger:
     async def aclose(self) -> None:
         """Finish what was begun, and close. The next use would open it again."""
         writer, self._writer = self._writer, None
+        self._staging = asyncio.Lock()  # the next use may be in another event loop
         if writer is not None:
             await asyncio.to_thread(writer.close)
 
     async def salvage(self) -> int:
         """Open a ledger that lost its last commits: everything planned becomes `unknown`.
 
-        Returns how many rows. Messages that only the lost commits knew are not among them.
+        Returns how many rows. Messages that only the lost commits knew are not among them. A file
+        that was cut is refused all the same: nobody can tell what it held.
         """
+        await self.aclose()
         self._writer = _Writer(self.path, salvage=True)
-        return await self._do(_doubt_planned)
+        return await self._do(lambda database: database.salvaged)
 
     # The contract
 
@@ -114,7 +119,7 @@ class SQLiteLedger:
 
     async def row(self, row_id: int) -> LedgerRow:
         """A row as it stands now."""
-        return await self._do(lambda database: _current(database, row_id))
+        return await self._do(lambda database: _found(database.row("row", id=row_id)), writes=False)
 
     def intend(self, row_id: int, owner: str, deadline: float) -> Awaitable[bool]:
         """Commit the intent to send a planned row; see `Ledger.intend`."""
@@ -129,10 +134,15 @@ class SQLiteLedger:
     async def campaign_lock(self, campaign: str = DEFAULT_CAMPAIGN) -> AsyncIterator[None]:
         """Held while a run sends a campaign's rows; refused while another process holds it."""
         lock = _Lock(_beside(self.path, f".{_short(campaign)}.lock"))
+        holder = f"holder of {campaign}"
         try:
             if not await asyncio.to_thread(lock.take_alone):
-                raise LedgerError(await self._do(lambda database: _busy(database, campaign)))
-            await self._do(lambda database: _interrupt_campaign(database, campaign))
+                who = await self._do(lambda database: database.fact(holder), writes=False)
+                raise LedgerError(
+                    f"campaign {campaign!r} is being sent by process {who or 'unknown'}; "
+                    "wait for it, or stop it first"
+                )
+            await self._do(lambda database: _take_campaign(database, campaign, holder))
             yield
         finally:
             await asyncio.to_thread(lock.close)
@@ -171,7 +181,7 @@ class SQLiteLedger:
         """How many rows of each status: of a campaign, of a run's list, or of all."""
         values = {"campaign": campaign, "run": run}
         return await self._do(
-            lambda database: dict(map(tuple, database.lapsing().run("counts", **values)))
+            lambda database: dict(map(tuple, database.run("counts", **values))), writes=False
         )
 
     async def rows(
@@ -184,7 +194,7 @@ class SQLiteLedger:
     ) -> list[LedgerRow]:
         """Rows by id, a page at a time."""
         values = {"campaign": campaign, "status": status, "after": after, "limit": limit}
-        return await self._do(lambda database: database.lapsing().rows("rows", **values))
+        return await self._do(lambda database: database.rows("rows", **values), writes=False)
 
     async def resolve(
         self, amazon_order_id: str, operation: str, *, sent: bool, campaign: str | None = None
@@ -196,7 +206,7 @@ class SQLiteLedger:
             "campaign": campaign,
             "status": "sent" if sent else "planned",
         }
-        return await self._do(lambda database: database.lapsing().run("resolve", **values).rowcount)
+        return await self._do(lambda database: _resolve(database, values))
 
     async def purge(self, before: datetime) -> int:
         """Forget final rows that last changed before; see `Ledger.purge`."""
@@ -296,12 +306,8 @@ def _plan(
     elif found.status == "planned":
         planned = database.row("change plan", id=found.id, again=again, **plan)
     else:
-        planned = database.lapsed(found)
+        planned = found
     return _found(planned)
-
-
-def _current(database: _Database, row_id: int) -> LedgerRow:
-    return database.lapsed(_found(database.row("row", id=row_id)))
 
 
 def _found(row: LedgerRow | None) -> LedgerRow:
@@ -310,18 +316,9 @@ def _found(row: LedgerRow | None) -> LedgerRow:
     return row
 
 
-def _busy(database: _Database, campaign: str) -> str:
-    run = database.run("last run", campaign=campaign).fetchone()
-    who = "another process" if run is None else f"process {run['pid']}, since {_time(run[3]):%c}"
-    return f"campaign {campaign!r} is being sent by {who}; wait for it, or stop it first"
-
-
-def _interrupt_campaign(database: _Database, campaign: str) -> None:
+def _take_campaign(database: _Database, campaign: str, holder: str) -> None:
+    database.run("set fact", name=holder, value=os.getpid())
     database.run("interrupt campaign", campaign=campaign, failure=stored_interruption())
-
-
-def _doubt_planned(database: _Database) -> int:
-    return database.run("doubt planned", failure=stored_interruption()).rowcount
 
 
 def _begin_staging(database: _Database, endpoint: str) -> None:
@@ -380,6 +377,11 @@ def _merge(database: _Database, campaign: str, again: bool) -> Enrolled:
     )
 
 
+def _resolve(database: _Database, values: Mapping[str, object]) -> int:
+    database.run("lapse all", failure=stored_interruption())
+    return database.run("resolve", **values).rowcount
+
+
 def _purge(database: _Database, before: float) -> int:
     database.run("remember purged", before=before)
     return database.run("purge", before=before).rowcount
@@ -428,12 +430,13 @@ class _Writer:
         self._thread.join()
 
     def _work(self) -> None:
+        groups = self._groups()
         try:
             with _opened(self._path, salvage=self._salvage) as database:
-                for group in self._groups():
+                for group in groups:
                     _commit(database, group)
         except (LedgerError, sqlite3.Error, OSError) as error:
-            for group in self._groups():
+            for group in groups:
                 _fail(group, _as_ledger_error(self._path, error))
 
     def _groups(self) -> Iterator[list[_Job[Any]]]:
@@ -506,11 +509,12 @@ def _set(told: list[tuple[asyncio.Future[Any], Any]]) -> None:
 class _Database:
     """A connection, and the statements of ledger.sql."""
 
-    def __init__(self, path: Path, connection: sqlite3.Connection, tail: _Tail) -> None:
+    def __init__(self, path: Path, connection: sqlite3.Connection, tail: _Tail | None) -> None:
         self.path = path
         self._connection = connection
         self._tail = tail
         self._statements = _statements()
+        self.salvaged = 0
         self._key: bytes | None = None
         connection.create_function("keyed_digest", 2, self._digest_of, deterministic=True)
 
@@ -524,7 +528,8 @@ class _Database:
 
     def rows(self, statement: str, **values: object) -> list[LedgerRow]:
         """The rows of messages that a statement finds."""
-        return [_ledger_row(row) for row in self.run(statement, **values)]
+        now = time.time()
+        return [_ledger_row(row, now) for row in self.run(statement, **values)]
 
     def row(self, statement: str, **values: object) -> LedgerRow | None:
         """The row that a statement finds, or None."""
@@ -551,17 +556,6 @@ class _Database:
                 f"the ledger {self.path} is of {recorded}, and this would be sent to {endpoint}; "
                 "name another ledger"
             )
-
-    def lapsed(self, row: LedgerRow) -> LedgerRow:
-        """The row, `unknown` if it is an intent that holds no more."""
-        if row.status != "sending":
-            return row
-        return self.row("lapse", id=row.id, failure=stored_interruption()) or row
-
-    def lapsing(self) -> Self:
-        """The database, once every intent that holds no more is `unknown`."""
-        self.run("lapse all", failure=stored_interruption())
-        return self
 
     def was_purged(self, amazon_order_id: str, operation: str) -> bool:
         """Whether a purged row had sent it."""
@@ -616,7 +610,7 @@ class _Database:
             with contextlib.suppress(sqlite3.Error):
                 self._connection.execute("ROLLBACK")
             raise
-        if number is not None:
+        if number is not None and self._tail is not None:
             self._tail.write(number)
 
     def _digest_of(self, amazon_order_id: str, operation: str) -> bytes:
@@ -647,7 +641,8 @@ def _split(statements: str) -> Iterator[str]:
             statement = ""
 
 
-def _ledger_row(row: sqlite3.Row) -> LedgerRow:
+def _ledger_row(row: sqlite3.Row, now: float) -> LedgerRow:
+    has_lapsed = row["status"] == "sending" and row["deadline"] < now
     return LedgerRow(
         id=row["id"],
         campaign=row["campaign"],
@@ -655,11 +650,11 @@ def _ledger_row(row: sqlite3.Row) -> LedgerRow:
         operation=row["operation"],
         account=row["account"],
         marketplace=row["marketplace"],
-        status=row["status"],
+        status="unknown" if has_lapsed else row["status"],
         content=row["content"],
         attempts=row["attempts"],
         request_id=row["request_id"],
-        failure=row["failure"],
+        failure=stored_interruption() if has_lapsed else row["failure"],
         deadline=_optional_time(row["deadline"]),
         enrolled_at=_time(row["enrolled_at"]),
         changed_at=_time(row["changed_at"]),
@@ -705,13 +700,16 @@ class _Lock:
             return False
         return True
 
-    def share(self) -> None:
-        """Let others in who share; waits while somebody is alone."""
-        self.leave()
+    def wait_alone(self) -> None:
+        """Lock everyone else out, once nobody is in."""
         self._connection.execute(f"PRAGMA busy_timeout = {int(_BUSY * 1000)}")
+        self._connection.execute("BEGIN EXCLUSIVE")
+
+    def share(self) -> None:
+        """Let others in who share."""
+        self.leave()
         self._connection.execute("BEGIN")
         self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        self._connection.execute("PRAGMA busy_timeout = 0")
 
     def leave(self) -> None:
         """Give up whatever is held."""
@@ -766,28 +764,37 @@ def _opened(path: Path, *, salvage: bool) -> Iterator[_Database]:
     with contextlib.ExitStack() as stack:
         lock = _Lock(_beside(path, ".lock"))
         stack.callback(lock.close)
-        database = _enter(path, lock, stack, salvage=salvage)
+        with _door(path):
+            database = _enter(path, lock, stack, salvage=salvage)
         try:
             yield database
         finally:
-            _leave(database, lock)
+            with _door(path):
+                _leave(database, lock, stack)
+
+
+@contextlib.contextmanager
+def _door(path: Path) -> Iterator[None]:
+    """Passed by one at a time: whoever comes in knows whether somebody else is in."""
+    door = _Lock(_beside(path, ".door"))
+    try:
+        door.wait_alone()
+        yield
+    finally:
+        door.close()
 
 
 def _enter(path: Path, lock: _Lock, stack: contextlib.ExitStack, *, salvage: bool) -> _Database:
-    while True:
-        if alone := lock.take_alone():
-            if not salvage:
-                _refuse_damage(path)
-        else:
-            lock.share()
-        database = _connect(path, stack)
-        if alone:
-            _prepare(database, salvage=salvage)
-            lock.share()
-        # Between the two locks somebody else may have closed the ledger as the last one.
-        if database.fact("open"):
-            return database
-        lock.leave()
+    is_alone = lock.take_alone()
+    if is_alone:
+        _examine(path, salvage=salvage)
+    database = _connect(path, stack)
+    if is_alone:
+        _prepare(database, salvage=salvage)
+    else:
+        _refuse_newer(path, database.version())
+    lock.share()
+    return database
 
 
 def _connect(path: Path, stack: contextlib.ExitStack) -> _Database:
@@ -804,70 +811,110 @@ def _connect(path: Path, stack: contextlib.ExitStack) -> _Database:
 
 def _prepare(database: _Database, *, salvage: bool) -> None:
     """What whoever opens a ledger alone does, before anyone may send by it."""
-    was_open = _migrate(database)
-    if not salvage:
-        _refuse_loss(database, was_open=was_open)
+    for version in range(database.version() + 1, _newest() + 1):
+        database.migrate(version)
     # Every owner of an intent is gone. The mark that the ledger is open is put into the main file
     # before the first intent, so that a WAL that is missing then is known to be missing.
     with database.transaction(writes=True):
         database.run("interrupt all", failure=stored_interruption())
+        if salvage:
+            database.salvaged = database.run(
+                "doubt planned", failure=stored_interruption()
+            ).rowcount
+            database.run("raise sequence", least=_Tail.read(_beside(database.path, ".tail")) or 0)
         database.run("set fact", name="open", value=1)
     database.checkpoint("FULL")
 
 
-def _migrate(database: _Database) -> bool:
-    """Bring the schema up to date. Returns whether the ledger was left open."""
-    version = database.version()
-    newest = sum(name.startswith("migration ") for name in _statements())
-    if version > newest:
-        raise LedgerError(
-            f"the ledger {database.path} was made by a newer version (schema {version}, known here "
-            f"is {newest}); update sp-messaging-async"
-        )
-    for number in range(version + 1, newest + 1):
-        database.migrate(number)
-    return bool(database.fact("open"))
-
-
-def _refuse_loss(database: _Database, *, was_open: bool) -> None:
-    """Refuse a ledger that does not hold all that was committed to it."""
-    path = database.path
-    tail, wal = _Tail.read(_beside(path, ".tail")), _size(_beside(path, "-wal"))
-    missing = (database.fact("sequence") < tail) if tail is not None else (was_open and not wal)
-    if missing:
-        raise LedgerError(
-            f"the ledger {path} lacks its last commits, which stood in {path}-wal, or it is an old "
-            "copy: what was sent since cannot be told. Bring the newest files back; or let "
-            f"'sp-messaging ledger salvage --ledger {path}' mark all that is planned as unknown"
-        )
-    if was_open and not database.is_whole():
-        raise LedgerError(f"the ledger {path} is damaged; bring back a copy that is whole")
-
-
-def _leave(database: _Database, lock: _Lock) -> None:
+def _leave(database: _Database, lock: _Lock, stack: contextlib.ExitStack) -> None:
     """Close; the last one out notes that nothing is left open."""
     lock.leave()
-    if not lock.take_alone():
+    if lock.take_alone():
+        # At worst, as when another program reads, the next one finds it open and looks closer.
+        with contextlib.suppress(sqlite3.Error, LedgerError):
+            with database.transaction(writes=True):
+                database.run("set fact", name="open", value=0)
+            database.checkpoint("TRUNCATE")
+    stack.close()  # while nobody else is at the door
+
+
+# Looking at a ledger's files, which changes none of them
+
+
+def _examine(path: Path, *, salvage: bool) -> None:
+    """Refuse files that are no ledger, or that do not hold all that was committed to it.
+
+    A WAL may hold what is nowhere else, and to look at a database is to fold its WAL into it: so a
+    copy is looked at where there is one.
+    """
+    tail, wal = _Tail.read(_beside(path, ".tail")), _size(_beside(path, "-wal"))
+    if not _size(path):
+        if tail:
+            raise LedgerError(
+                f"the ledger {path} is gone or empty, and {tail} commits were made to it: what was "
+                "sent cannot be told. Bring it back; or, to begin anew and perhaps message buyers "
+                f"twice, delete {path}.tail too"
+            )
         return
-    with contextlib.suppress(sqlite3.Error):  # at worst the next one finds it open
-        with database.transaction(writes=True):
-            database.run("set fact", name="open", value=0)
-        database.checkpoint("TRUNCATE")
+    _refuse_cut(path, has_wal=bool(wal))
+    with _to_look_at(path, is_closed=not wal) as connection:
+        found = _Database(path, connection, None)
+        if not _refuse_newer(path, found.version()):
+            return
+        was_open = bool(found.fact("open"))
+        missing = (found.fact("sequence") < tail) if tail is not None else (was_open and not wal)
+        if missing and not salvage:
+            raise LedgerError(
+                f"the ledger {path} lacks its last commits, which stood in {path}-wal, or it is an "
+                "old copy: what was sent since cannot be told. Bring the newest files back; or let "
+                f"'sp-messaging ledger salvage --ledger {path}' mark all that is planned as unknown"
+            )
+        if was_open and not found.is_whole():
+            raise LedgerError(f"the ledger {path} is damaged; bring back a copy that is whole")
 
 
-def _refuse_damage(path: Path) -> None:
-    """Refuse a ledger whose files alone tell that something is lost."""
-    tail = _Tail.read(_beside(path, ".tail"))
-    wal = _size(_beside(path, "-wal"))
-    size = _size(path)
-    if not size and tail:
+def _newest() -> int:
+    return sum(name.startswith("migration ") for name in _statements())
+
+
+def _refuse_newer(path: Path, version: int) -> int:
+    """The version itself, unless it is of a later package than this."""
+    if version > _newest():
         raise LedgerError(
-            f"the ledger {path} is gone or empty, and {tail} commits were made to it: what was "
-            f"sent cannot be told. Bring it back; or, to begin anew and perhaps message buyers "
-            f"twice, delete {path}.tail too"
+            f"the ledger {path} was made by a newer version (schema {version}, known here is "
+            f"{_newest()}); update sp-messaging-async"
         )
-    if size and not wal and size < _size_by_header(path):
+    return version
+
+
+def _refuse_cut(path: Path, *, has_wal: bool) -> None:
+    with path.open("rb") as file:
+        header = file.read(100)
+    if not header.startswith(b"SQLite format 3\0"[: len(header)]):
+        raise LedgerError(f"{path} is no ledger, but a file of another kind; name another")
+    page = int.from_bytes(header[16:18], "big")
+    page = 65536 if page == 1 else page
+    pages = int.from_bytes(header[28:32], "big")
+    # With a WAL, pages may yet be missing that stand in it.
+    is_short = _size(path) < page * pages and not has_wal
+    if len(header) < 100 or is_short or _size(path) % page:
         raise LedgerError(f"the ledger {path} was cut off; bring back a copy that is whole")
+
+
+@contextlib.contextmanager
+def _to_look_at(path: Path, *, is_closed: bool) -> Iterator[sqlite3.Connection]:
+    with contextlib.ExitStack() as stack:
+        if is_closed:
+            address = f"{path.absolute().as_uri()}?immutable=1"
+        else:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=path.parent)))
+            for suffix in ("", "-wal"):
+                shutil.copyfile(_beside(path, suffix), folder / ("copy" + suffix))
+            address = (folder / "copy").absolute().as_uri()
+        connection = sqlite3.connect(address, uri=True, isolation_level=None)
+        stack.callback(connection.close)
+        connection.row_factory = sqlite3.Row
+        yield connection
 
 
 def _size(path: Path) -> int:
@@ -875,12 +922,3 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except FileNotFoundError:
         return 0
-
-
-def _size_by_header(path: Path) -> int:
-    with path.open("rb") as file:
-        header = file.read(100)
-    if len(header) < 100:
-        return 100
-    page = int.from_bytes(header[16:18], "big")
-    return (65536 if page == 1 else page) * int.from_bytes(header[28:32], "big")

@@ -475,6 +475,7 @@ def test_bad_cells(
         ({"attachments": ["a.pdf", 1]}, "attachments", "is a list"),
         ({"attachments": [["a.pdf"]]}, "attachments", "is a list"),
         ({"attachments": ["\udcff.pdf"]}, "attachments", "surrogate"),
+        ({"attachments": ["a.pdf", "a\0.pdf"]}, "attachments", "NUL"),
         ({"coverage_start_date": 20260131}, "coverage_start_date", "is a int"),
         ({"marketplace": 1}, "marketplace", "is a int"),
         ({"account": 1}, "account", "is a int"),
@@ -567,11 +568,12 @@ def test_lines_are_those_of_the_file(folder: Path) -> None:
     [
         (HEADER + ROW + f'{ORDER},createUnexpectedProblem,"Sold\nout.\n', 3, "quote"),
         (HEADER + f'{ORDER},createUnexpectedProblem,"Sold" out.\n', 2, "after '\"'|quote"),
+        ('"order_id";"operation";"text"\n', 1, "commas between columns"),
         ((HEADER + ROW).replace("\n", "\r"), 1, "line (end|break)"),
         (HEADER + f"{ORDER},createUnexpectedProblem,Sold\rout.\n", 2, "line (end|break)"),
         (HEADER + f"{ORDER},createUnexpectedProblem,{'x' * 200_000}\n", 2, "larger|long"),
     ],
-    ids=["unclosed quote", "text after a quote", "lone CRs", "a lone CR", "endless cell"],
+    ids=["unclosed quote", "after a quote", "semicolons", "lone CRs", "a lone CR", "endless cell"],
 )
 def test_what_is_no_csv(folder: Path, content: str, line: int, words: str) -> None:
     """Where a table breaks off, the line is told, and what is wrong in a spreadsheet's terms."""
@@ -673,6 +675,13 @@ def test_keys_that_stand_twice(folder: Path, key: str) -> None:
     (problem,) = problems(write(folder, f"{line}\n", "orders.jsonl"))
     assert place(problem) in {(1, None, key), (1, None, "row")}
     assert "twice" in problem.reason
+
+
+def test_a_key_that_nothing_can_write_can_be_told(folder: Path) -> None:
+    """Half of a surrogate pair that stands twice is told in words that can be printed."""
+    (problem,) = problems(write(folder, '{"\\ud800": 1, "\\ud800": 2}\n', "orders.jsonl"))
+    assert "twice" in problem.reason
+    assert str(problem).encode()
 
 
 def test_nothing_is_taken_for_what_it_is_not(folder: Path) -> None:

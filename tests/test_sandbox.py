@@ -370,6 +370,14 @@ async def test_login_takes_only_forms(stranger: Asker, content_type: str, body: 
     assert answer.json["error"] == "invalid_request"
 
 
+async def test_a_form_that_is_not_in_its_encoding(stranger: Asker) -> None:
+    """A form that is not in the Content-Encoding it names is an invalid request."""
+    headers = {"Content-Type": "application/x-www-form-urlencoded", "Content-Encoding": "gzip"}
+    answer = await stranger.send(Asked("POST", "/auth/o2/token", "", headers, b"grant_type=x"))
+    assert answer.status == 400
+    assert answer.json["error"] == "invalid_request"
+
+
 async def test_credentials_in_the_address_are_not_read(stranger: Asker) -> None:
     """Login with Amazon reads the form and not the query."""
     query = "&".join(f"{name}={value}" for name, value in FORM.items())
@@ -513,8 +521,10 @@ async def test_the_operation_without_a_body(
     assert seller.sandbox.delivered == []
 
 
-async def _refused(seller: Asker, call: Call, body: bytes | None = None) -> None:
-    asked = seller.asked(call)
+async def _refused(
+    seller: Asker, call: Call, body: bytes | None = None, order: str = STATIC_ORDER
+) -> None:
+    asked = seller.asked(call, order)
     answer = await seller.send(asked if body is None else attrs.evolve(asked, body=body))
     assert answer.status == 400
     assert answer.error["code"] == "InvalidInput"
@@ -528,6 +538,24 @@ async def _refused(seller: Asker, call: Call, body: bytes | None = None) -> None
 async def test_a_body_that_is_no_json_object(seller: Asker, body: bytes) -> None:
     """What is no JSON object in UTF-8 is refused."""
     await _refused(seller, PROBLEM, body)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+async def test_a_body_that_is_not_in_its_encoding(seller: Asker, encoding: str) -> None:
+    """A body that is not in the Content-Encoding it names is refused, and not with a failure."""
+    answer = await seller.send(seller.asked(PROBLEM).with_header("Content-Encoding", encoding))
+    assert answer.status == 400
+    assert answer.error["code"] == "InvalidInput"
+    assert seller.sandbox.delivered == []
+
+
+@pytest.mark.parametrize(
+    "order", ["..", "%00", "a%20b", "%C3%9Cber", "x" * 65, "x" * 5000], ids=lambda it: it[:9]
+)
+async def test_an_order_id_that_no_order_has(seller: Asker, order: str) -> None:
+    """Dots, control characters, spaces, letters that are not ASCII and great length are refused."""
+    for call in CALLS:
+        await _refused(seller, call, order=order)
 
 
 @pytest.mark.parametrize("field_", ["marketplaceIds", "subject", "rawMessageBody"])
@@ -554,6 +582,23 @@ async def test_an_attachment_that_is_none(seller: Asker, call: Call) -> None:
     """An attachment has an upload destination and a name, and nothing else."""
     for attachment in NO_ATTACHMENTS:
         await _refused(seller, call.changed(attachments=[attachment]))
+
+
+@pytest.mark.parametrize("name", ["a.exe", "a", ".pdf", "a.pdf.exe", "a.pdf "])
+@pytest.mark.parametrize("call", WITH_FILES, ids=_name)
+async def test_a_type_of_file_that_is_refused(seller: Asker, call: Call, name: str) -> None:
+    """An attachment whose name ends as none of Amazon's types of file does is refused."""
+    await _refused(seller, call.changed(attachments=[{**FILES[0], "fileName": name}]))
+
+
+TYPES = ["txt", "pdf", "doc", "docx", "jpg", "jpeg", "gif", "png", "PDF"]
+
+
+@pytest.mark.parametrize("ending", TYPES)
+async def test_a_type_of_file_that_is_taken(seller: Asker, ending: str) -> None:
+    """Text, PDF, Word and pictures are taken, whatever the case of their ending."""
+    attachments = [{**FILES[0], "fileName": f"a.b.{ending}"}]
+    assert (await seller.ask(INVOICE.changed(attachments=attachments))).status == 201
 
 
 @pytest.mark.parametrize("number", [0, 6])
@@ -584,14 +629,41 @@ async def test_the_length_of_a_text(seller: Asker, name: str, character: str) ->
     assert (await seller.ask(BY_NAME[name].changed(text=text))).status == 201
 
 
-@pytest.mark.parametrize("text", ["<b>Sold out</b>", "Write to me@example.com", "Sold&nbsp;out"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<b>Sold out</b>",
+        "Sold <!-- out -->",
+        "Write to me@example.com",
+        "first.last+tag@mail.example.co.uk",
+        "Sold&nbsp;out",
+        "&frac12; a metre",
+        "&CounterClockwiseContourIntegral;",
+        "5 &#8364; or 5 &#x20AC;",
+    ],
+)
 @pytest.mark.parametrize("name", WITH_TEXT)
 async def test_html_and_addresses_in_a_text(seller: Asker, name: str, text: str) -> None:
     """Amazon takes neither HTML nor e-mail addresses."""
     await _refused(seller, BY_NAME[name].changed(text=text))
 
 
-@pytest.mark.parametrize("text", ["1 < 2 & 3 > 2", "@home", "a@b", "R&D", "https://a.example/"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1 < 2 & 3 > 2",
+        "I <3 it",
+        "@home",
+        "a@b",
+        "two pieces, 2@1.99 each",
+        "R&D",
+        "AT&T;",
+        "black &white;",
+        "&com;",
+        "&#12345678;",
+        "https://a.example/?a=1&copy=2",
+    ],
+)
 async def test_a_text_that_only_looks_like_html(seller: Asker, text: str) -> None:
     """Plain signs, and links that belong to the message, are taken."""
     assert (await seller.ask(PROBLEM.changed(text=text))).status == 201
@@ -778,6 +850,12 @@ def test_a_plan_given_to_the_sandbox() -> None:
     standing(main, plans={ATTRIBUTES.name: UsagePlan(rate=1, burst=2)})
 
 
+def test_a_plan_for_no_operation() -> None:
+    """A plan under a name that no operation has is a mistake, told at once and by that name."""
+    with pytest.raises(ValueError, match="'createWaranty' is no operation"):
+        Sandbox(plans={**FAST, "createWaranty": UsagePlan(rate=1, burst=2)})
+
+
 # Orders and answers
 
 
@@ -833,7 +911,7 @@ async def test_actions_in_the_live_form(seller: Asker) -> None:
     for action in actions:
         assert set(action) == {"name", "title", "_links", "_embedded"}
         schema = action["_embedded"]["schema"]
-        assert {"_links", "type", "disabled", "x-ui-hidden"} <= set(schema)
+        assert {"_links", "type", "disabled", "disabledReason", "x-ui-hidden"} <= set(schema)
         assert "payload" not in schema
         assert set(schema["properties"]) <= {"rawMessageBody", "attachments"}
         if "attachments" in schema["properties"]:
@@ -1055,6 +1133,7 @@ def _url(old: str, new: str) -> Callable[[Destination], dict[str, Any]]:
             "SignatureDoesNotMatch",
         ),
         (_headers(x_amz_access_token="Atza|0"), b"a file", 400, "InvalidArgument"),
+        (_headers(content_encoding="gzip"), b"a file", 400, "InvalidRequest"),
         (_url("%2F", "/"), b"a file", 403, "SignatureDoesNotMatch"),
         (_url("%3B", ";"), b"a file", 403, "SignatureDoesNotMatch"),
         (_url("%2F", "%252F"), b"a file", 403, "SignatureDoesNotMatch"),
@@ -1349,6 +1428,28 @@ async def test_refused_connections(seller: Asker) -> None:
     door.close()
     assert await _seen(seller.ask(PROBLEM)) == "201 usual"
     assert len(seller.sandbox.delivered) == 1
+
+
+async def test_a_door_that_several_hold_shut(seller: Asker) -> None:
+    """It opens again when the last who holds it shut lets go of it."""
+    faults = seller.sandbox.faults
+    async with faults.refused():
+        async with faults.refused():
+            assert await _seen(seller.ask(PROBLEM)) == "ClientConnectorError"
+        assert await _seen(seller.ask(PROBLEM)) == "ClientConnectorError"
+    assert await _seen(seller.ask(PROBLEM)) == "201 usual"
+
+
+async def test_doors_that_are_shut_at_once(seller: Asker) -> None:
+    """Those who hold it shut need not let go in any order, nor wait until it is open again."""
+
+    async def hold(turns: int) -> None:
+        async with seller.sandbox.faults.refused():
+            for _ in range(turns):
+                await asyncio.sleep(0)
+
+    await asyncio.gather(*(hold(turns) for turns in (3, 1, 2, 0)))
+    assert await _seen(seller.ask(PROBLEM)) == "201 usual"
 
 
 async def test_a_sandbox_that_closes_ends_what_hangs() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import gc
 import itertools
@@ -860,6 +861,25 @@ async def test_what_was_read_ahead_is_not_sent_after_leaving(
     assert set(statuses(outcomes)) <= {"planned"}
 
 
+async def test_what_is_given_after_leaving_is_not_sent(
+    sandbox: Sandbox, session: MessagingSession
+) -> None:
+    """A generator that gives one message more instead of being cancelled gives it to nobody."""
+
+    async def stubborn() -> AsyncIterator[Message]:
+        yield BAD
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        yield Message(ORDER, TEXT)
+
+    async with send_all(session, stubborn()) as sending:
+        await anext(sending)
+        for _ in range(5):
+            await asyncio.sleep(0)
+    assert await outcomes_of(sending) == []
+    assert sandbox.delivered == []
+
+
 async def test_a_break_alone_withdraws_what_waits(
     sandbox: Sandbox, held: MessagingSession, gate: Gate, hold: Hold
 ) -> None:
@@ -886,7 +906,31 @@ async def test_an_unknown_outcome_that_nobody_can_read_is_logged(
             break
         sandbox.faults.release()
         await until(lambda: len(asyncio.all_tasks() - servers()) == 1)
-    assert ORDER in caplog.text
+    (record,) = caplog.records
+    assert ORDER in record.getMessage()
+    assert vars(record)["event"] == "unknown"
+    assert vars(record)["amazon_order_id"] == ORDER
+    assert vars(record)["operation"] == "createUnexpectedProblem"
+
+
+async def test_a_mistake_that_nobody_can_be_told_is_logged(
+    open_session: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After a break alone, what a part of the caller's own raised is not swallowed."""
+
+    class Breaking(Gate):
+        async def acquire(self, key: PlanKey, *, again: bool = False) -> None:
+            await super().acquire(key, again=again)
+            raise Broken("the throttle")
+
+    gate = Breaking()
+    async for _ in send_all(open_session(throttle=gate), [BAD, Message(ORDER, TEXT)]):
+        await until(lambda: gate.waiting == 1)
+        gate.let(1)
+        await until(lambda: not gate.waiting)
+        break
+    await until(lambda: len(asyncio.all_tasks() - servers()) == 1)
+    assert "Broken: the throttle" in caplog.text
 
 
 def servers() -> set[asyncio.Task[Any]]:
@@ -960,7 +1004,8 @@ async def test_closing_before_the_first_outcome(session: MessagingSession) -> No
     assert counted.given == 0
 
 
-async def test_another_task_may_close_the_run(session: MessagingSession) -> None:
+@pytest.mark.parametrize("turns", [1, 2])
+async def test_another_task_may_close_the_run(session: MessagingSession, turns: int) -> None:
     """Whoever waits for an outcome when the run is closed is told that there is none."""
 
     async def never() -> AsyncIterator[Message]:
@@ -969,8 +1014,8 @@ async def test_another_task_may_close_the_run(session: MessagingSession) -> None
 
     sending = send_all(session, never())
     waiting = asyncio.create_task(outcomes_of(sending))
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
+    for _ in range(turns):  # with one, the first message has not been asked for
+        await asyncio.sleep(0)
     await ended(sending.aclose())
     assert await ended(waiting) == []
 
