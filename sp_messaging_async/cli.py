@@ -334,6 +334,8 @@ async def _send(run: CampaignRun, tally: Tally) -> None:
                     asyncio.current_task().uncancel()  # type: ignore[union-attr]
                     run.stop()
                     _say("stopping: exchanges in flight end first; Ctrl-C again stops at once")
+                    # As abrupt as a kill, and as safe: what is in flight will be unknown.
+                    signal.signal(signal.SIGINT, lambda *_: os._exit(STOPPED))
                     await _count(outcomes, tally, watch)
     finally:
         tally.count_unsent()

@@ -132,6 +132,8 @@ class MessagingSession:
             await self._transport.aclose()
 
     async def _exchanges_end(self, grace: float) -> None:
+        if self._idle.is_set():
+            return
         try:
             async with asyncio.timeout(grace):
                 await self._idle.wait()
@@ -508,7 +510,7 @@ class MessagingSession:
             raise
         except MessagingError as error:
             if entry is not None:
-                await entry.failed(error)
+                await _record(entry, error)
             raise
 
     async def _deliver(
@@ -878,9 +880,18 @@ def _recorded(row: LedgerRow) -> MessageResponse:
     if row.status == "sent":
         return row.response
     error = row.error or LedgerError(f"order {row.amazon_order_id} is recorded as {row.status}")
-    if isinstance(error, _CallError):
-        error.context = CallContext(row.operation, row.amazon_order_id, row.attempts)
+    for told in (error, error.cause) if isinstance(error, OutcomeUnknown) else (error,):
+        if isinstance(told, _CallError):
+            told.context = CallContext(row.operation, row.amazon_order_id, row.attempts)
     raise error
+
+
+async def _record(entry: Entry, error: MessagingError) -> None:
+    """Record what a send raised; a ledger that fails must not hide it."""
+    try:
+        await entry.failed(error)
+    except LedgerError as unrecorded:
+        raise LedgerError(f"{error}; and this could not be recorded: {unrecorded}") from error
 
 
 def _positive(name: str, value: float) -> float:

@@ -267,6 +267,9 @@ def _intend(database: _Database, intents: Sequence[Values]) -> list[bool]:
         return [_intend(database, [intent])[0] for intent in intents]
     if database.run("intend", intents=json.dumps(intents)).rowcount == len(intents):
         return [True] * len(intents)
+    # Once more for those that only an intent which holds no more was in the way of.
+    database.run("lapse all", failure=stored_interruption())
+    database.run("intend", intents=json.dumps(intents))
     names = ("id", "owner", "deadline")
     return [
         database.run("is intended", **dict(zip(names, intent, strict=True))).fetchone() is not None
@@ -481,7 +484,7 @@ def _fail(group: list[_Job[Any]], error: LedgerError) -> None:
 def _as_ledger_error(path: Path, error: Exception) -> LedgerError:
     if isinstance(error, LedgerError):
         return error
-    return LedgerError(f"the ledger {path} cannot be used: {error}; nothing is sent without it")
+    return LedgerError(f"the ledger {path} cannot be used: {error}")
 
 
 def _tell(results: list[tuple[asyncio.Future[Any], Any]]) -> None:

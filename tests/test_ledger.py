@@ -459,11 +459,16 @@ ERRORS: list[tuple[MessagingError, Status]] = [
 
 
 def told(error: MessagingError | None) -> object:
-    """All that an error tells, but for the call it belongs to."""
+    """All that an error tells, and what its cause does, but for the call that it belongs to."""
     if isinstance(error, OutcomeUnknown):
-        return type(error), told(error.cause)
-    fields = ("status", "errors", "request_id", "explanation", "findings", "write_began")
-    return type(error), str(error), [getattr(error, name, None) for name in fields]
+        return type(error), str(error), fields_of(error.cause)
+    return str(error), fields_of(error)
+
+
+def fields_of(error: MessagingError | None) -> object:
+    """An error's class and fields."""
+    names = ("status", "errors", "request_id", "explanation", "findings", "reason", "write_began")
+    return type(error), [getattr(error, name, None) for name in names]
 
 
 @pytest.mark.parametrize(("error", "status"), ERRORS, ids=lambda value: str(value)[:40])

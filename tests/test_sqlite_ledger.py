@@ -826,7 +826,6 @@ OF_MAIN: dict[str, Damage] = {
     "cut within its header": lambda files: cut(files.main, 50),
     "cut by a page": lambda files: cut(files.main, size(files.main) - 4096),
     "cut to a page": lambda files: cut(files.main, 4096),
-    "cut by a byte": lambda files: cut(files.main, size(files.main) - 1),
     "gone": lambda files: files.main.unlink(),
 }
 OF_WAL: dict[str, Damage] = {

@@ -118,8 +118,8 @@ class CampaignRun:
     pause: seconds before the first read in an outage.
 
     Messages known to be unsent stay planned, and are taken up again up to five times; `unsent`
-    holds the last reason for each account. Raises LedgerError when the ledger fails: nothing more
-    is written then.
+    holds the last reason for each account. Raises LedgerError, which is kept as `error`, when the
+    ledger fails: nothing more is written then.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class CampaignRun:
         self._waiting: dict[str, set[Patience]] = {name: set() for name in sessions}
         self._stopped: set[str] = set()
         self._outcomes: asyncio.Queue[Outcome | None] = asyncio.Queue(_BATCH)
-        self._error: Exception | None = None
+        self.error: LedgerError | None = None
 
     def stop(self, accounts: Sequence[str] | None = None) -> None:
         """Take up no more, for these accounts or all; exchanges in flight go on to their end."""
@@ -157,18 +157,12 @@ class CampaignRun:
         lanes = await self._ledger.lanes(self._run)
         work = asyncio.create_task(self._work(lanes))
         try:
-            yield self._settled()
+            yield _Settled(self._outcomes, self)
         finally:
             self.stop()
             work.cancel()
             await asyncio.wait((work,))
             await asyncio.gather(*(outage.aclose() for outage in self._outages.values()))
-
-    async def _settled(self) -> AsyncIterator[Outcome]:
-        while (outcome := await self._outcomes.get()) is not None:
-            yield outcome
-        if self._error is not None:
-            raise self._error
 
     async def _work(self, lanes: list[Lane]) -> None:
         in_lane = max(4, min(_IN_LANE, _AT_WORK // max(1, len(lanes))))
@@ -185,7 +179,7 @@ class CampaignRun:
         try:
             yield
         except LedgerError as error:
-            self._error = self._error or error
+            self.error = self.error or error
             self.stop()
 
     async def _send_lane(self, lane: Lane, in_lane: int) -> None:
@@ -266,6 +260,24 @@ class CampaignRun:
         is_refused = isinstance(error, AuthenticationError) and not error.repeatable
         if is_refused or isinstance(error, SessionClosed):
             self.stop([account])
+
+
+class _Settled(AsyncIterator[Outcome]):
+    """Outcomes as they come. No generator, which a cancellation of its reader would end."""
+
+    def __init__(self, outcomes: asyncio.Queue[Outcome | None], run: CampaignRun) -> None:
+        self._outcomes = outcomes
+        self._run = run
+        self._ended = False
+
+    async def __anext__(self) -> Outcome:
+        outcome = None if self._ended else await self._outcomes.get()
+        if outcome is not None:
+            return outcome
+        self._ended = True
+        if self._run.error is not None:
+            raise self._run.error
+        raise StopAsyncIteration
 
 
 async def _unavailable(
