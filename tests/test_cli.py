@@ -346,3 +346,28 @@ async def test_what_a_ledger_keeps(command: Command) -> None:
         assert TEXT.encode() not in content
         assert not any(secret.encode() in content for secret in SECRETS.values())
         assert file.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals")
+async def test_the_count_is_asked_for(command: Command) -> None:
+    """A terminal shows what would reach buyers, and another number than its sends nothing."""
+    orders = command.write(HEADER + row(1) + row(2))
+    ours, theirs = os.openpty()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "sp_messaging_async", "bulk", orders),
+        cwd=command.folder,
+        env={**command.environment(), "SP_MESSAGING_API_URL": "", "SP_MESSAGING_TOKEN_URL": ""},
+        stdin=theirs,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    os.close(theirs)
+    os.write(ours, b"3\n")
+    output, _ = await process.communicate()
+    os.close(ours)
+    assert process.returncode == 2
+    text = output.decode()
+    assert "first: createUnexpectedProblem to order 111-2222222-0000001" in text
+    assert f"text: {TEXT}" in text
+    assert "Type 2 to send them to buyers" in text
+    assert "that is another number; nothing was sent" in text
