@@ -14,78 +14,77 @@ __version__ = "0.1.0"
 import importlib
 import typing
 
-from .credentials import Credentials
-from .errors import (
-    ApiError,
-    AuthenticationError,
-    BadRequest,
-    ConfigurationError,
-    Error,
-    Finding,
-    Forbidden,
-    InvalidMessage,
-    InvalidOrderList,
-    LedgerError,
-    MessageNotAvailable,
-    MessagingError,
-    NotFound,
-    OutcomeUnknown,
-    PayloadTooLarge,
-    PlanWaitExceeded,
-    Problem,
-    RetiredOperationWarning,
-    ServerError,
-    SessionClosed,
-    Throttled,
-    TransportError,
-    UnsupportedMediaType,
-)
-from .marketplaces import Endpoint, Marketplace, Region
-from .models import (
-    Attachment,
-    Buyer,
-    CreateAmazonMotorsRequest,
-    CreateAmazonMotorsResponse,
-    CreateConfirmCustomizationDetailsRequest,
-    CreateConfirmCustomizationDetailsResponse,
-    CreateConfirmDeliveryDetailsRequest,
-    CreateConfirmDeliveryDetailsResponse,
-    CreateConfirmOrderDetailsRequest,
-    CreateConfirmOrderDetailsResponse,
-    CreateConfirmServiceDetailsRequest,
-    CreateConfirmServiceDetailsResponse,
-    CreateDigitalAccessKeyRequest,
-    CreateDigitalAccessKeyResponse,
-    CreateLegalDisclosureRequest,
-    CreateLegalDisclosureResponse,
-    CreateNegativeFeedbackRemovalRequest,
-    CreateNegativeFeedbackRemovalResponse,
-    CreateUnexpectedProblemRequest,
-    CreateUnexpectedProblemResponse,
-    CreateWarrantyRequest,
-    CreateWarrantyResponse,
-    GetAttributesResponse,
-    GetMessagingActionResponse,
-    GetMessagingActionsForOrderResponse,
-    GetSchemaResponse,
-    InvoiceRequest,
-    InvoiceResponse,
-    LinkObject,
-    LocalFile,
-    MessageRequest,
-    MessageResponse,
-    MessagingAction,
-    Schema,
-)
-from .operations import UsagePlan
-from .retry import RetryPolicy
-from .session import MessagingSession
-from .throttle import LocalThrottle, PlanKey, Throttle
-
 if typing.TYPE_CHECKING:
     from .bulk import Message, Outcome, OutcomeStatus, SendAll, send_all
+    from .credentials import Credentials
+    from .errors import (
+        ApiError,
+        AuthenticationError,
+        BadRequest,
+        ConfigurationError,
+        Error,
+        Finding,
+        Forbidden,
+        InvalidMessage,
+        InvalidOrderList,
+        LedgerError,
+        MessageNotAvailable,
+        MessagingError,
+        NotFound,
+        OutcomeUnknown,
+        PayloadTooLarge,
+        PlanWaitExceeded,
+        Problem,
+        RetiredOperationWarning,
+        ServerError,
+        SessionClosed,
+        Throttled,
+        TransportError,
+        UnsupportedMediaType,
+    )
     from .ledger import Ledger, LedgerRow
+    from .marketplaces import Endpoint, Marketplace, Region
+    from .models import (
+        Attachment,
+        Buyer,
+        CreateAmazonMotorsRequest,
+        CreateAmazonMotorsResponse,
+        CreateConfirmCustomizationDetailsRequest,
+        CreateConfirmCustomizationDetailsResponse,
+        CreateConfirmDeliveryDetailsRequest,
+        CreateConfirmDeliveryDetailsResponse,
+        CreateConfirmOrderDetailsRequest,
+        CreateConfirmOrderDetailsResponse,
+        CreateConfirmServiceDetailsRequest,
+        CreateConfirmServiceDetailsResponse,
+        CreateDigitalAccessKeyRequest,
+        CreateDigitalAccessKeyResponse,
+        CreateLegalDisclosureRequest,
+        CreateLegalDisclosureResponse,
+        CreateNegativeFeedbackRemovalRequest,
+        CreateNegativeFeedbackRemovalResponse,
+        CreateUnexpectedProblemRequest,
+        CreateUnexpectedProblemResponse,
+        CreateWarrantyRequest,
+        CreateWarrantyResponse,
+        GetAttributesResponse,
+        GetMessagingActionResponse,
+        GetMessagingActionsForOrderResponse,
+        GetSchemaResponse,
+        InvoiceRequest,
+        InvoiceResponse,
+        LinkObject,
+        LocalFile,
+        MessageRequest,
+        MessageResponse,
+        MessagingAction,
+        Schema,
+    )
+    from .operations import UsagePlan
+    from .retry import RetryPolicy
+    from .session import MessagingSession
     from .sqlite_ledger import SQLiteLedger
+    from .throttle import LocalThrottle, PlanKey, Throttle
 
 __all__ = [
     "ApiError",
@@ -165,25 +164,31 @@ __all__ = [
     "send_all",
 ]
 
-# Imported when they are asked for: a service that sends one message at a time needs none of them.
-_LATER = {
-    "Ledger": "ledger",
-    "LedgerRow": "ledger",
-    "Message": "bulk",
-    "Outcome": "bulk",
-    "OutcomeStatus": "bulk",
-    "SQLiteLedger": "sqlite_ledger",
-    "SendAll": "bulk",
-    "send_all": "bulk",
-}
+# The rooms that these names are in, imported in this order when the first of them is asked for: to
+# import the package costs next to nothing, and who only sends never imports what bulk is made of.
+_ROOMS = (
+    "errors",
+    "marketplaces",
+    "models",
+    "operations",
+    "retry",
+    "throttle",
+    "credentials",
+    "session",
+    "ledger",
+    "bulk",
+    "sqlite_ledger",
+)
 
 
 def __getattr__(name: str) -> object:
-    if name not in _LATER:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = getattr(importlib.import_module(f".{_LATER[name]}", __name__), name)
-    return globals()[name]
+    for room in _ROOMS if name in __all__ else ():
+        module = importlib.import_module(f".{room}", __name__)
+        if name in module.__all__:
+            globals()[name] = getattr(module, name)
+            return globals()[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted(globals().keys() | _LATER.keys())
+    return sorted({*globals(), *__all__})

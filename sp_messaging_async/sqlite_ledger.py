@@ -23,7 +23,6 @@ import queue
 import secrets
 import shutil
 import sqlite3
-import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
@@ -355,6 +354,7 @@ def _end_staging(database: _Database) -> None:
 
 def _merge(database: _Database, campaign: str, again: bool) -> Enrolled:
     run = new_owner("run")
+    database.run("lapse all", failure=stored_interruption())
     database.run("index staged")
     database.run("drop conflicts")
     before = database.number("staged number")
@@ -438,7 +438,7 @@ class _Writer:
             with _opened(self._path, salvage=self._salvage) as database:
                 for group in groups:
                     _commit(database, group)
-        except (LedgerError, sqlite3.Error, OSError) as error:
+        except Exception as error:  # whatever it is, nobody may be left waiting
             for group in groups:
                 _fail(group, _as_ledger_error(self._path, error))
 
@@ -794,8 +794,10 @@ def _enter(path: Path, lock: _Lock, stack: contextlib.ExitStack, *, salvage: boo
     database = _connect(path, stack)
     if is_alone:
         _prepare(database, salvage=salvage)
-    else:
-        _refuse_newer(path, database.version())
+    elif _refuse_newer(path, database.version()) < _newest():
+        raise LedgerError(
+            f"the ledger {path} is of an older version, and open elsewhere; close it there first"
+        )
     lock.share()
     return database
 
@@ -910,7 +912,10 @@ def _to_look_at(path: Path, *, is_closed: bool) -> Iterator[sqlite3.Connection]:
         if is_closed:
             address = f"{path.absolute().as_uri()}?immutable=1"
         else:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=path.parent)))
+            folder = _beside(path, ".look")
+            shutil.rmtree(folder, ignore_errors=True)  # of one who was killed while looking
+            folder.mkdir(mode=0o700)
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
             for suffix in ("", "-wal"):
                 shutil.copyfile(_beside(path, suffix), folder / ("copy" + suffix))
             address = (folder / "copy").absolute().as_uri()

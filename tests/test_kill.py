@@ -157,7 +157,7 @@ async def test_killed_at_any_moment(run: Run, orders: int, most: int) -> None:
     assert status == (3 if unknown else 0), output
 
 
-@pytest.mark.parametrize("number", [2, *(pytest.param(n, marks=LONG) for n in (1, 3, 5, 8))])
+@pytest.mark.parametrize("number", [2, *(pytest.param(n, marks=LONG) for n in (1, 3, 4, 5))])
 @pytest.mark.parametrize("point", POINTS)
 async def test_killed_at_a_point(run: Run, point: str, number: int) -> None:
     """Killed there, and run again, no buyer is messaged twice, and the ledger tells no lie."""

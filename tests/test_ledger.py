@@ -563,6 +563,13 @@ async def test_an_intent_that_lapsed_can_be_resolved(ledger: Ledger, sent: bool)
     assert (await ledger.row(row_id)).status == ("sent" if sent else "planned")
 
 
+async def test_an_intent_that_lapsed_is_unknown_to_a_list(ledger: Ledger) -> None:
+    """A list leaves it alone as such, and `again` sends it once more."""
+    await lapse(ledger)
+    assert (await enrol(ledger, [ORDER])).left_alone == {"unknown": 1}
+    assert await send(ledger, (await enrol(ledger, [ORDER], again=True)).run) == [ORDER]
+
+
 @pytest.mark.parametrize("late", ["planned", *SETTLED])
 async def test_a_late_answer_is_recorded(ledger: Ledger, late: Status) -> None:
     """The owner of an intent that lapsed knows better than `unknown`."""

@@ -203,6 +203,8 @@ asked = []
 before = logging.root.level, logging.lastResort, logging.raiseExceptions, logging.disable
 sys.meta_path.insert(0, Watch())
 import sp_messaging_async
+for name in sp_messaging_async.__all__:
+    getattr(sp_messaging_async, name)
 known = [logging.root, *(logging.getLogger(name) for name in logging.root.manager.loggerDict)]
 print(json.dumps({
     "asked": asked,
@@ -223,7 +225,7 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def probed() -> dict[str, Any]:
-    """What an import of the package was seen to do."""
+    """What an import of the package, and of every public name, was seen to do."""
     seen: dict[str, Any] = json.loads(python(PROBE).stdout)
     return seen
 

@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeAlias
+from typing import Any, TypeAlias, TypeVarTuple
 
 import pytest
 from _pytest.mark import ParameterSet
@@ -37,7 +37,7 @@ from sp_messaging_async.ledger import Settlement, Status, new_owner
 from .conftest import ORDER
 from .test_ledger import ME, NAME, REALM, SHE, enrol, gone, later, planned, put, soon, statuses
 
-P = ParamSpec("P")
+Arguments = TypeVarTuple("Arguments")
 
 SOON = 8.0  # seconds in which another process has surely done what it is to do
 NUMBER = 200  # rows of a ledger that is damaged
@@ -90,7 +90,7 @@ def kill() -> None:
 
 
 # Its processes are forked from one that has the imports done and runs no thread.
-_FORKS = multiprocessing.get_context("forkserver" if sys.platform != "win32" else "spawn")
+_FORKS: Any = multiprocessing.get_context("forkserver" if sys.platform != "win32" else "spawn")
 if sys.platform != "win32":
     _FORKS.set_forkserver_preload([__name__])
 
@@ -99,7 +99,7 @@ class Other:
     """Another process that runs a coroutine function; killed at the end, if it still lives."""
 
     def __init__(
-        self, main: Callable[Concatenate[Inside, P], Coroutine[Any, Any, None]], *args: P.args
+        self, main: Callable[[Inside, *Arguments], Coroutine[Any, Any, None]], *args: *Arguments
     ) -> None:
         self._pipe, theirs = _FORKS.Pipe()
         self._process = _FORKS.Process(target=_run, args=(theirs, main, args))
@@ -109,8 +109,7 @@ class Other:
     @property
     def pid(self) -> int:
         """Its number."""
-        assert self._process.pid is not None
-        return self._process.pid
+        return int(self._process.pid)
 
     def tell(self, what: object = None) -> None:
         """Let it go on."""
@@ -128,7 +127,7 @@ class Other:
         """Its exit code, once it has ended."""
         await asyncio.to_thread(self._process.join, SOON)
         assert self._process.exitcode is not None, "the other process does not end"
-        return self._process.exitcode
+        return int(self._process.exitcode)
 
     def close(self) -> None:
         """Kill it if it lives, and let go of it."""
@@ -141,10 +140,10 @@ class Other:
 
 @asynccontextmanager
 async def process(
-    main: Callable[Concatenate[Inside, P], Coroutine[Any, Any, None]], *args: P.args
+    main: Callable[[Inside, *Arguments], Coroutine[Any, Any, None]], *args: *Arguments
 ) -> AsyncIterator[Other]:
     """Another process, while the context is open."""
-    other = await asyncio.to_thread(Other, main, *args)
+    other = await asyncio.to_thread(lambda: Other(main, *args))
     try:
         yield other
     finally:
@@ -152,7 +151,7 @@ async def process(
 
 
 async def killed(
-    main: Callable[Concatenate[Inside, P], Coroutine[Any, Any, None]], *args: P.args
+    main: Callable[[Inside, *Arguments], Coroutine[Any, Any, None]], *args: *Arguments
 ) -> None:
     """Run a coroutine function in another process that kills itself."""
     async with process(main, *args) as other:
@@ -160,13 +159,6 @@ async def killed(
 
 
 # What a ledger is made of
-
-
-async def keep_open(inside: Inside, path: Path) -> None:
-    """Have a ledger open until told to close it."""
-    async with SQLiteLedger(path):
-        inside.tell()
-        await inside.told()
 
 
 @pytest.fixture
@@ -278,6 +270,18 @@ async def test_closing_leaves_no_thread(path: Path) -> None:
     assert threads() == before
 
 
+async def test_a_mistake_of_ours_leaves_nobody_waiting(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever goes wrong where a ledger is opened, whoever waits for it is told."""
+    monkeypatch.setattr(sqlite_ledger, "_connect", lambda *_: 1 / 0)
+    ledger = SQLiteLedger(path)
+    for _ in range(2):
+        with pytest.raises(LedgerError):
+            await asyncio.wait_for(ledger.rows(), SOON)
+    await asyncio.wait_for(ledger.aclose(), SOON)
+
+
 async def test_closing_leaves_one_file_of_commits(path: Path) -> None:
     """All commits are in the main file, which can then be copied by itself."""
     async with SQLiteLedger(path) as ledger:
@@ -338,7 +342,8 @@ async def test_a_cancelled_caller_is_in_nobodys_way(path: Path) -> None:
     """Among many that are committed together some may have gone; the others get their answer."""
     async with SQLiteLedger(path) as ledger:
         rows = [await put(ledger, "planned", order=f"order-{n}") for n in range(30)]
-        calls = [asyncio.ensure_future(ledger.row(row.id)) for row in rows]
+        calls: list[asyncio.Future[Any]] = []
+        calls += [asyncio.ensure_future(ledger.row(row.id)) for row in rows]
         calls += [asyncio.ensure_future(ledger.intend(row.id, ME, soon())) for row in rows]
         await asyncio.sleep(0)
         for call in calls[::2]:
@@ -430,6 +435,32 @@ async def test_the_text_is_gone_from_the_file(path: Path) -> None:
     assert files_that_hold(path.parent, SECRET) == []
 
 
+async def die_looking(inside: Inside, path: Path) -> None:
+    """Open a ledger that was left open, and be killed while it is looked at."""
+    sqlite_ledger._Database.is_whole = lambda _: kill()  # type: ignore[method-assign, assignment, return-value]
+    await SQLiteLedger(path).rows()
+
+
+@needs_kill
+async def test_the_text_is_gone_though_a_process_was_killed(path: Path) -> None:
+    """Killed as it sends, and again as it is opened, a ledger leaves no copy behind."""
+    await killed(die_with_a_secret, path)
+    await killed(die_looking, path)
+    async with SQLiteLedger(path) as ledger:
+        assert await ledger.resolve(ORDER, NAME, sent=True) == 1
+    left = [file for file in path.parent.rglob("*") if file.is_file()]
+    assert [file.name for file in left if SECRET.encode() in file.read_bytes()] == []
+
+
+async def die_with_a_secret(inside: Inside, path: Path) -> None:
+    """Commit an intent, and be killed."""
+    ledger = SQLiteLedger(path)
+    message = planned(request=CreateUnexpectedProblemRequest(SECRET))
+    row = await ledger.plan(message, "default", REALM)
+    assert await ledger.intend(row.id, ME, soon())
+    kill()
+
+
 # Schemas, and files that are no ledger
 
 
@@ -469,6 +500,27 @@ async def test_a_newer_schema_is_refused_while_others_have_it_open(path: Path) -
                 pass
 
 
+@pytest.fixture
+def statements(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """What the ledger says to its database, to be changed."""
+    known = dict(sqlite_ledger._statements())
+    monkeypatch.setattr(sqlite_ledger, "_statements", lambda: known)
+    return known
+
+
+async def test_an_older_schema_that_others_have_open(
+    path: Path, statements: dict[str, str]
+) -> None:
+    """Whoever knows a newer one gets it, or is refused; it does not go by what is not there."""
+    async with SQLiteLedger(path) as ledger:
+        await put(ledger, "sent")
+        newer = asked(path, "PRAGMA user_version") + 1
+        statements[f"migration {newer}"] = "CREATE TABLE more (a);"
+        with contextlib.suppress(LedgerError):
+            async with SQLiteLedger(path):
+                assert asked(path, "PRAGMA user_version") == newer
+
+
 FOREIGN: dict[str, Callable[[Path], object]] = {
     "tables": lambda path: change(path, "CREATE TABLE bookmarks (url TEXT)"),
     "tables and a version": lambda path: change(
@@ -479,6 +531,7 @@ FOREIGN: dict[str, Callable[[Path], object]] = {
     ),
     "a version alone": lambda path: change(path, "PRAGMA user_version = 1"),
     "a text": lambda path: path.write_text("order_id,operation\n" * 100, encoding="utf-8"),
+    "a broken header": lambda path: path.write_bytes(b"SQLite format 3\0" + bytes(8176)),
     "a short text": lambda path: path.write_text("order_id", encoding="utf-8"),
 }
 
@@ -492,17 +545,8 @@ async def test_what_is_no_ledger_is_refused_as_it_is(
     before = path.read_bytes()
     for _ in range(2):
         with pytest.raises(LedgerError, match=re.escape(str(path))):
-            async with SQLiteLedger(path):
-                pass
+            await asyncio.wait_for(SQLiteLedger(path).__aenter__(), SOON)
     assert path.read_bytes() == before
-
-
-@pytest.fixture
-def statements(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """What the ledger says to its database, to be changed."""
-    known = dict(sqlite_ledger._statements())
-    monkeypatch.setattr(sqlite_ledger, "_statements", lambda: known)
-    return known
 
 
 def tables(path: Path) -> set[str]:
@@ -820,37 +864,64 @@ def size(file: Path) -> int:
 
 Damage: TypeAlias = Callable[[Files], object]
 
-OF_MAIN: dict[str, Damage] = {
-    "cut in half": lambda files: cut(files.main, size(files.main) // 2),
-    "cut to nothing": lambda files: cut(files.main, 0),
-    "cut within its header": lambda files: cut(files.main, 50),
-    "cut by a page": lambda files: cut(files.main, size(files.main) - 4096),
-    "cut to a page": lambda files: cut(files.main, 4096),
-    "gone": lambda files: files.main.unlink(),
-}
-OF_WAL: dict[str, Damage] = {
-    "gone": lambda files: files.wal.unlink(),
-    "emptied": lambda files: cut(files.wal, 0),
-    "cut in half": lambda files: cut(files.wal, size(files.wal) // 2),
-    "cut within its header": lambda files: cut(files.wal, 20),
-    "without its last commit": lambda files: cut(files.wal, size(files.wal) - 100),
-    "gone, with an old copy": lambda files: (
-        files.wal.unlink(),
-        shutil.copy(files.backup, files.main),
-    ),
-    "gone, with the tail": lambda files: (files.wal.unlink(), files.tail.unlink()),
-    "emptied, with the tail": lambda files: (cut(files.wal, 0), cut(files.tail, 0)),
-}
+
+def lose(*names: str) -> Damage:
+    """Files of these names are gone."""
+
+    def damage(files: Files) -> None:
+        for name in names:
+            getattr(files, name).unlink()
+
+    return damage
+
+
+def empty(*names: str) -> Damage:
+    """Files of these names have nothing in them."""
+
+    def damage(files: Files) -> None:
+        for name in names:
+            cut(getattr(files, name), 0)
+
+    return damage
 
 
 def old_copy(files: Files) -> None:
-    """Put the copy back that was made before anything was sent."""
+    """The copy is back that was made before anything was sent."""
     shutil.copy(files.backup, files.main)
 
 
+def old_copy_alone(files: Files) -> None:
+    """The same, and the WAL is gone."""
+    files.wal.unlink()
+    old_copy(files)
+
+
 def cut_by_a_byte(files: Files) -> None:
-    """Cut off what no page is missed by."""
+    """What is cut off is no page that would be missed."""
     cut(files.main, size(files.main) - 1)
+
+
+OF_MAIN: dict[str, Damage] = {
+    "cut in half": lambda files: cut(files.main, size(files.main) // 2),
+    "cut to nothing": empty("main"),
+    "cut within its header": lambda files: cut(files.main, 50),
+    "cut by a page": lambda files: cut(files.main, size(files.main) - 4096),
+    "with zeros for a header": lambda files: files.main.write_bytes(
+        b"SQLite format 3\0" + bytes(84) + files.main.read_bytes()[100:]
+    ),
+    "cut to a page": lambda files: cut(files.main, 4096),
+    "gone": lose("main"),
+}
+OF_WAL: dict[str, Damage] = {
+    "gone": lose("wal"),
+    "emptied": empty("wal"),
+    "cut in half": lambda files: cut(files.wal, size(files.wal) // 2),
+    "cut within its header": lambda files: cut(files.wal, 20),
+    "without its last commit": lambda files: cut(files.wal, size(files.wal) - 100),
+    "gone, with an old copy": old_copy_alone,
+    "gone, with the tail": lose("wal", "tail"),
+    "emptied, with the tail": empty("wal", "tail"),
+}
 
 
 def of(how: str, part: str, damages: dict[str, Damage]) -> list[ParameterSet]:
@@ -903,8 +974,7 @@ async def test_a_damaged_ledger_is_refused(files: Files) -> None:
     """It is told by its name, and again at the next try."""
     for _ in range(3):
         with pytest.raises(LedgerError, match=re.escape(str(files.main))):
-            async with SQLiteLedger(files.main):
-                pass
+            await asyncio.wait_for(SQLiteLedger(files.main).__aenter__(), SOON)
 
 
 @every_damage
@@ -912,8 +982,7 @@ async def test_a_refusal_harms_nothing_that_is_left(files: Files) -> None:
     """Whoever mends it finds the files as they were: a WAL may hold what is nowhere else."""
     before = files.content()
     with pytest.raises(LedgerError):
-        async with SQLiteLedger(files.main):
-            pass
+        await asyncio.wait_for(SQLiteLedger(files.main).__aenter__(), SOON)
     assert files.content() == before
 
 
@@ -927,7 +996,7 @@ async def test_a_damaged_ledger_is_refused_to_who_had_to_wait(files: Files) -> N
     assert not opening.done()
     lock.close()
     with pytest.raises(LedgerError):
-        await opening
+        await asyncio.wait_for(opening, SOON)
 
 
 @left("killed", lambda files: cut(files.main, size(files.main) // 2))
@@ -945,9 +1014,9 @@ whole = pytest.mark.parametrize(
     [
         pytest.param(("closed",), id="closed"),
         pytest.param(("killed",), id="killed", marks=needs_kill),
-        pytest.param(("closed", lambda files: files.tail.unlink()), id="closed, its tail gone"),
+        pytest.param(("closed", lose("tail")), id="closed, its tail gone"),
         pytest.param(
-            ("killed", lambda files: files.tail.unlink()),
+            ("killed", lose("tail")),
             id="killed, its tail gone",
             marks=needs_kill,
         ),
@@ -957,12 +1026,12 @@ whole = pytest.mark.parametrize(
             marks=needs_kill,
         ),
         pytest.param(
-            ("killed", lambda files: files.shm.unlink()),
+            ("killed", lose("shm")),
             id="killed, its index gone",
             marks=needs_kill,
         ),
         pytest.param(
-            ("killed", lambda files: files.lock.unlink()),
+            ("killed", lose("lock")),
             id="killed, its lock gone",
             marks=needs_kill,
         ),
@@ -993,7 +1062,7 @@ async def test_another_program_that_reads_does_no_harm(files: Files, mode: str) 
 # Salvage
 
 
-@left("killed", lambda files: files.wal.unlink())
+@left("killed", lose("wal"))
 async def test_salvage_of_a_ledger_that_lost_its_commits(files: Files) -> None:
     """What is planned, or was being sent, becomes unknown; nothing of it is sent by itself."""
     ledger = SQLiteLedger(files.main)
@@ -1008,7 +1077,7 @@ async def test_salvage_of_a_ledger_that_lost_its_commits(files: Files) -> None:
         assert await again.intend(1, ME, soon())
 
 
-@left("killed", lambda files: files.wal.unlink())
+@left("killed", lose("wal"))
 async def test_salvage_leaves_what_is_settled(files: Files) -> None:
     """What is known is still known."""
     ledger = SQLiteLedger(files.main)
@@ -1018,7 +1087,7 @@ async def test_salvage_leaves_what_is_settled(files: Files) -> None:
     await ledger.aclose()
 
 
-@left("killed", lambda files: files.wal.unlink())
+@left("killed", lose("wal"))
 async def test_salvage_after_a_refusal_leaves_no_thread(files: Files) -> None:
     """The ledger that was refused is the one that is salvaged, and is closed as a whole."""
     before = threads()
@@ -1039,11 +1108,10 @@ async def test_salvage_of_what_is_gone(files: Files) -> None:
     """Rows that are lost cannot be doubted: a file that was cut is still refused after it."""
     ledger = SQLiteLedger(files.main)
     with contextlib.suppress(LedgerError):
-        await ledger.salvage()
+        await asyncio.wait_for(ledger.salvage(), SOON)
     await ledger.aclose()
     with pytest.raises(LedgerError):
-        async with SQLiteLedger(files.main):
-            pass
+        await asyncio.wait_for(SQLiteLedger(files.main).__aenter__(), SOON)
 
 
 async def die_salvaging(inside: Inside, path: Path, at: int) -> None:
@@ -1058,11 +1126,11 @@ async def die_salvaging(inside: Inside, path: Path, at: int) -> None:
         count += 1
         return run(database, statement, **values)
 
-    sqlite_ledger._Database.run = run_or_die  # type: ignore[method-assign]
+    sqlite_ledger._Database.run = run_or_die  # type: ignore[method-assign, assignment]
     await SQLiteLedger(path).salvage()
 
 
-@left("killed", lambda files: files.wal.unlink())
+@left("killed", lose("wal"))
 async def test_killed_while_salvaging(files: Files) -> None:
     """Wherever it ends, the ledger is refused at the next opening or doubts what was planned."""
     for at in range(100):
