@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import csv
 import importlib.resources
+import math
 import os
 import signal
 import sys
@@ -48,6 +49,7 @@ app = App(
     help="Message Amazon buyers through the Selling Partner API, within the usage plan.",
     version=__version__,
     result_action="return_value",
+    suppress_keyboard_interrupt=False,
 )
 _out = Console()
 _err = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -97,6 +99,8 @@ async def sandbox(*, port: int = 8085) -> None:
     port:
         Where to listen, on loopback; 0 takes any free port.
     """
+    if not 0 <= port <= 65535:
+        raise ConfigurationError(f"--port {port} is no port; give a number from 0 to 65535")
     async with Sandbox(port=port) as local:
         _out.print(
             f"A local Amazon listens on {local.url}; it messages nobody. Point a client at it:"
@@ -186,7 +190,9 @@ async def bulk(
             _show_plan(lanes)
             return SOME_NOT_SENT if problems.total else ALL_SENT
         if lanes:
-            await _confirm(book, enrolled.run, lanes, endpoint, yes=yes or sandbox)
+            number = min(limit or math.inf, sum(lane.number for lane in lanes))
+            if not (yes or sandbox or endpoint.is_loopback):
+                await _confirm(book, enrolled.run, lanes, int(number), place, endpoint)
             sessions = await _sessions(stack, lanes, place, endpoint, sandbox=sandbox)
             await _send(
                 CampaignRun(book, enrolled.run, sessions, limit=limit, check_actions=check_actions),
@@ -235,7 +241,8 @@ def _ledger_file(given: Path | None) -> Path:
 def _show_enrolled(enrolled: Enrolled, problems: Problems, campaign: str) -> None:
     """What of the list is not sent, and why; nothing where there is nothing to say."""
     if problems.total:
-        _say(f"{problems.total} rows with problems are left out:")
+        left_out = "1 row with problems is" if problems.rows == 1 else f"{problems.rows} rows are"
+        _say(f"{left_out} left out:")
         for problem in problems.first:
             _say(f"  {problem}")
     if enrolled.merged:
@@ -269,24 +276,41 @@ def _show_plan(lanes: Sequence[Lane]) -> None:
 
 
 async def _confirm(
-    book: SQLiteLedger, run: str, lanes: Sequence[Lane], endpoint: Endpoint, *, yes: bool
+    book: SQLiteLedger,
+    run: str,
+    lanes: Sequence[Lane],
+    total: int,
+    place: Marketplace,
+    endpoint: Endpoint,
 ) -> None:
-    """Show what is about to reach buyers, and ask, unless nobody can be reached or `yes`."""
-    if yes or endpoint.is_loopback or endpoint.realm == "Amazon's sandbox":
+    """Show what is about to reach buyers, and ask, unless nobody can be reached."""
+    if endpoint.realm == "Amazon's sandbox":
         return
-    total = sum(lane.number for lane in lanes)
     _out.print(_table_of(lanes))
+    named_places = await book.marketplaces(run)
+    places = {place if found is None else Marketplace.of(found) for found in named_places}
+    _say("marketplaces: " + ", ".join(sorted(found.name for found in places)))
     (first, *_) = await book.to_send(run, lanes[0], 0, 1)
     _say(f"first: {first.operation} to order {first.amazon_order_id}")
     for name, value in attrs.asdict(first.request, recurse=False).items():
         _say(f"  {name}: {value}")
-    if not sys.stdin.isatty():
+    if sys.stdin is None or not sys.stdin.isatty():
         raise ConfigurationError(
             f"{total} messages would go to buyers at {endpoint.api_url}; add --yes to send them"
         )
-    answer = await asyncio.to_thread(input, f"Type {total} to send them to buyers: ")
-    if answer.strip() != str(total):
+    if _asked(f"Type {total} to send them to buyers: ") != str(total):
         raise ConfigurationError("that is another number; nothing was sent")
+
+
+def _asked(question: str) -> str:
+    """What a person types; nothing else is at work meanwhile. Ctrl-C ends it as everywhere."""
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return input(question).strip()
+    except EOFError:
+        return ""
+    finally:
+        signal.signal(signal.SIGINT, usual)
 
 
 def _table_of(lanes: Sequence[Lane]) -> Table:
@@ -335,11 +359,16 @@ async def _send(run: CampaignRun, tally: Tally) -> None:
                     run.stop()
                     _say("stopping: exchanges in flight end first; Ctrl-C again stops at once")
                     # As abrupt as a kill, and as safe: what is in flight will be unknown.
-                    signal.signal(signal.SIGINT, lambda *_: os._exit(STOPPED))
+                    signal.signal(signal.SIGINT, _exit_at_once)
                     await _count(outcomes, tally, watch)
     finally:
         tally.count_unsent()
         _close(tally, run)
+
+
+def _exit_at_once(*_: object) -> None:
+    _out.show_cursor()
+    os._exit(STOPPED)
 
 
 async def _count(outcomes: AsyncIterator[Outcome], tally: Tally, watch: Watch) -> None:
@@ -474,9 +503,12 @@ async def resolve(
 
 def _answers(path: Path) -> list[tuple[str, str, str]]:
     """The rows of a CSV of answers, all of them checked before any is used."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        return [_answer(f"{path}, line {reader.line_num}", row) for row in reader]
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            return [_answer(f"{path}, line {reader.line_num}", row) for row in reader]
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} is no CSV in UTF-8 ({error})") from None
 
 
 def _answer(place: str, row: Mapping[str, str | None]) -> tuple[str, str, str]:
@@ -594,5 +626,6 @@ def _output(path: Path | None) -> Iterator[TextIO]:
         yield sys.stdout
         return
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    path.chmod(0o600)  # if it was there before
     with open(descriptor, "w", encoding="utf-8", newline="") as file:  # noqa: PTH123 - a descriptor
         yield file

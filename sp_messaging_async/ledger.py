@@ -229,6 +229,9 @@ class Ledger(Protocol):
     async def lanes(self, run: str) -> list[Lane]:
         """What a run has yet to send, for each account and operation."""
 
+    async def marketplaces(self, run: str) -> list[str | None]:
+        """The marketplaces of what a run has yet to send; None where the list names none."""
+
     async def to_send(self, run: str, lane: Lane, after: int, limit: int) -> list[LedgerRow]:
         """A lane's next planned rows, by id."""
 

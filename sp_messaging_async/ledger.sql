@@ -298,6 +298,9 @@ SELECT account, operation, count(*) AS number, max(id) AS last
 FROM messages WHERE run = :run AND status = 'planned'
 GROUP BY account, operation ORDER BY account, operation;
 
+-- marketplaces
+SELECT DISTINCT marketplace FROM messages WHERE run = :run AND status = 'planned';
+
 -- to send
 SELECT * FROM messages
 WHERE run = :run AND account = :account AND operation = :operation AND status = 'planned'

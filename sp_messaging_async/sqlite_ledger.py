@@ -163,6 +163,13 @@ class SQLiteLedger:
             writes=False,
         )
 
+    async def marketplaces(self, run: str) -> list[str | None]:
+        """The marketplaces of what a run has yet to send; None where the list names none."""
+        return await self._do(
+            lambda database: [found for (found,) in database.run("marketplaces", run=run)],
+            writes=False,
+        )
+
     async def to_send(self, run: str, lane: Lane, after: int, limit: int) -> list[LedgerRow]:
         """A lane's next planned rows, by id."""
         values = {"account": lane.account, "operation": lane.operation, "after": after}

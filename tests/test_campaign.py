@@ -116,7 +116,7 @@ async def test_random_faults(campaign: Campaign, open_session: Open, orders: int
 
     fail(campaign.sandbox, choose)
     campaign.write(orders)
-    _, outcomes = await campaign.send(open_session(timeout=0.3, retry=SOON))
+    _, outcomes = await campaign.send(open_session(timeout=2, retry=SOON))
     found = Counter(outcome.status for outcome in outcomes)
     assert found == {"sent": orders - ambiguous, "unknown": ambiguous}
     assert await campaign.ledger.counts() == dict(found)

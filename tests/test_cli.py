@@ -3,64 +3,149 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
+import contextlib
 import csv
-import inspect
+import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
 
 import pytest
-from attrs import frozen
+from attrs import field, frozen
 from cyclopts import App
+from rich.console import Console
 
-from sp_messaging_async import cli
-from sp_messaging_async.cli import app
+from sp_messaging_async import cli, operations
+from sp_messaging_async.bulk.progress import Tally, Watch
 from sp_messaging_async.operations import OPERATIONS
 from sp_messaging_async.sandbox import Fault, Sandbox
 
 from .conftest import FAST
 
+NAME = "createUnexpectedProblem"
 HEADER = "order_id,operation,text\n"
 TEXT = "marmalade"
 SECRETS = {"LWA_CLIENT_SECRET": "canary-secret", "SP_API_REFRESH_TOKEN": "canary-token"}
+PATIENCE = 30.0  # seconds before a command that hangs is a failure
+ANYWHERE = {"SP_MESSAGING_API_URL": "", "SP_MESSAGING_TOKEN_URL": ""}  # Amazon's own hosts
+
+unix = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such terminal or signal")
+
+
+def order(number: int) -> str:
+    return f"111-2222222-{number:07}"
 
 
 def row(number: int, text: str = TEXT) -> str:
-    return f"111-2222222-{number:07},createUnexpectedProblem,{text}\n"
+    return f"{order(number)},{NAME},{text}\n"
+
+
+class LocalAmazon:
+    """A sandbox whose plans do not wait, in a thread, for the command has an event loop itself."""
+
+    def __init__(self) -> None:
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
+        self._thread.start()
+        assert self._ready.wait(PATIENCE)
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._ended = asyncio.Event()
+        async with Sandbox(plans=FAST) as self.sandbox:
+            self._ready.set()
+            await self._ended.wait()
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._ended.set)
+        self._thread.join()
 
 
 @frozen
 class Command:
-    """The command of somebody who uses a sandbox, in a folder of their own."""
+    """The command of somebody who uses a local Amazon, in a folder of their own."""
 
     folder: Path
     sandbox: Sandbox
+    capsys: pytest.CaptureFixture[str] = field(repr=False)
 
-    async def __call__(self, *words: str, **variables: str) -> tuple[int, str]:
-        """The exit status, and what it printed; which holds no secret and no traceback."""
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "sp_messaging_async", *words),
-            cwd=self.folder,
-            env={**self.environment(), **variables},
+    def __call__(self, *words: str, **variables: str) -> tuple[int, str]:
+        """The exit status, and all that it printed; run within this process."""
+        status, output, errors = self.apart(*words, **variables)
+        return status, output + errors
+
+    def apart(self, *words: str, **variables: str) -> tuple[int, str, str]:
+        """The exit status, and what it printed as output and as errors."""
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in {**self.environment(), **variables}.items():
+                patch.setenv(name, value)
+            patch.chdir(self.folder)
+            patch.setattr(cli, "_out", Console(width=200))
+            status = cli.run(words)
+        output, errors = self.capsys.readouterr()
+        return status, checked(output), checked(errors)
+
+    def process(self, *words: str, **variables: str) -> tuple[int, str]:
+        """The exit status, and all that it printed; run as users run it."""
+        done = subprocess.run(
+            [sys.executable, "-m", "sp_messaging_async", *words],
+            **self.setting(**variables),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=PATIENCE,
+            check=False,
+        )
+        return done.returncode, checked(done.stdout.decode())
+
+    def started(self, *words: str, **variables: str) -> AbstractContextManager[Process]:
+        """A process of its own that goes on meanwhile."""
+        return Process.of(
+            *words,
+            **self.setting(**variables),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )
-        output, _ = await process.communicate()
-        assert process.returncode is not None
-        text = output.decode()
-        assert "Traceback" not in text
-        assert not any(secret in text for secret in SECRETS.values())
-        return process.returncode, text
+
+    @contextmanager
+    def terminal(self, *words: str, **variables: str) -> Iterator[Process]:
+        """The same on a terminal of 80 columns."""
+        import fcntl
+        import pty
+        import struct
+        import termios
+
+        ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        setting = self.setting(TERM="xterm", **variables)
+        with Process.of(*words, **setting, stdin=theirs, stdout=theirs, stderr=theirs) as process:
+            os.close(theirs)
+            process.terminal = ours
+            try:
+                yield process
+            finally:
+                os.close(ours)
+
+    def setting(self, **variables: str) -> dict[str, Any]:
+        """A process's folder and environment."""
+        environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+        return {"cwd": self.folder, "env": {**environ, **self.environment(), **variables}}
 
     def environment(self) -> dict[str, str]:
         """Credentials, hosts and a data folder."""
         return {
-            **os.environ,
             "SP_MESSAGING_API_URL": self.sandbox.endpoint.api_url,
             "SP_MESSAGING_TOKEN_URL": self.sandbox.endpoint.token_url,
             "SP_API_DEFAULT_MARKETPLACE": "US",
@@ -68,7 +153,15 @@ class Command:
             **SECRETS,
             "HOME": str(self.folder),
             "XDG_DATA_HOME": str(self.folder / "data"),
-            "COLUMNS": "200",
+        }
+
+    def elsewhere(self) -> dict[str, str]:
+        """The same local Amazon, by an address that the command does not take for this machine."""
+        url = self.sandbox.url.replace("127.0.0.1", "0.0.0.0")  # noqa: S104 - a destination
+        return {
+            "SP_MESSAGING_API_URL": url,
+            "SP_MESSAGING_TOKEN_URL": f"{url}/auth/o2/token",
+            "SP_MESSAGING_ALLOW_HTTP": "1",
         }
 
     def write(self, content: str, name: str = "orders.csv") -> str:
@@ -76,12 +169,100 @@ class Command:
         (self.folder / name).write_text(content, encoding="utf-8")
         return name
 
+    def delivered(self) -> list[str]:
+        """The orders whose buyers were messaged."""
+        return sorted(each.amazon_order_id for each in self.sandbox.delivered)
+
+    def report(self, *words: str) -> dict[str, Any]:
+        """What became of all messages."""
+        status, output = self("report", "--format", "json", *words)
+        assert status == 0
+        found: dict[str, Any] = json.loads(output)
+        return found
+
+    def statuses(self, *words: str) -> dict[str, str]:
+        """The status of each order."""
+        return {found["order_id"]: found["status"] for found in self.report(*words)["rows"]}
+
+
+def checked(text: str) -> str:
+    """What was printed, which holds no secret and no traceback."""
+    assert "Traceback" not in text, text
+    assert not any(secret in text for secret in SECRETS.values())
+    return text
+
+
+class Process:
+    """A command that goes on while the test does; killed at the end if it still does."""
+
+    def __init__(self, popen: subprocess.Popen[bytes]) -> None:
+        self.popen = popen
+        self.terminal: int | None = None
+        self.output = ""
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+
+    @classmethod
+    def of(cls, *words: str, **setting: Any) -> Self:
+        command = [sys.executable, "-m", "sp_messaging_async", *words]
+        return cls(subprocess.Popen(command, **setting))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self.popen.poll() is None:
+            self.popen.kill()
+        self.popen.wait()
+        if self.popen.stdout is not None:
+            self.popen.stdout.close()
+
+    def until(self, text: str) -> str:
+        """All that was printed, once a text is among it."""
+        while text not in self.output:
+            assert self._read(), self.output
+        return self.output
+
+    def type(self, text: str) -> None:
+        """Type at its terminal."""
+        assert self.terminal is not None
+        os.write(self.terminal, text.encode())
+
+    def end(self, seconds: float = PATIENCE) -> tuple[int, str]:
+        """The exit status, and all that was printed."""
+        killer = threading.Timer(seconds, self.popen.kill)
+        killer.start()
+        while self._read():
+            pass
+        status = self.popen.wait()
+        killer.cancel()
+        return status, checked(self.output)
+
+    def _read(self) -> bool:
+        descriptor = self.terminal
+        if descriptor is None:
+            assert self.popen.stdout is not None
+            descriptor = self.popen.stdout.fileno()
+        try:
+            read = os.read(descriptor, 65536)
+        except OSError:  # how a terminal ends
+            read = b""
+        self.output += self._decoder.decode(read)
+        return bool(read)
+
 
 @pytest.fixture
-async def command(tmp_path: Path) -> AsyncIterator[Command]:
+def command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Command]:
     """The command beside a sandbox whose plans do not wait."""
-    async with Sandbox(plans=FAST) as sandbox:
-        yield Command(tmp_path, sandbox)
+    handler = signal.getsignal(signal.SIGTERM)  # the command sets its own
+    local = LocalAmazon()
+    yield Command(tmp_path, local.sandbox, capsys)
+    local.close()
+    signal.signal(signal.SIGTERM, handler)
 
 
 # What it is
@@ -97,75 +278,231 @@ def commands(of: App) -> Iterator[App]:
 
 def test_every_command_and_option_is_explained() -> None:
     """Each command has a help text, and each of its options an entry in it."""
-    for each in commands(app):
+    explained = 0
+    for each in commands(cli.app):
         assert each.help, each.name
-        if each.default_command is not None and each.default_command.__module__ == cli.__name__:
-            text = each.default_command.__doc__ or ""
-            for name in inspect.signature(each.default_command).parameters:
-                assert f"{name}:\n" in text, (each.name, name)
+        if each.default_command is not None:
+            for argument in each.assemble_argument_collection(parse_docstring=True):
+                assert argument.parameter.help, (each.name, argument.name)
+                explained += 1
+    assert explained > 25
 
 
-async def test_operations_are_the_tables(command: Command) -> None:
-    """The operations that are shown are those of the table, each in a line."""
-    status, output = await command("operations")
+@pytest.mark.parametrize("of", list(commands(cli.app)), ids=lambda of: of.name[0])
+def test_help_is_for_everyone(command: Command, of: App) -> None:
+    """Help is shown without credentials or a ledger, and shows nothing of those there are."""
+    words = {"list": ["ledger"], "resolve": ["ledger"], "purge": ["ledger"], "salvage": ["ledger"]}
+    name = of.name[0]
+    path = [] if name == "sp-messaging" else [*words.get(name, []), name]
+    status, output = command(*path, "--help")
+    assert (status, "Usage: ") == (0, output[:7])
+    assert "client" not in output.lower().replace("point a client", "")
+
+
+def test_operations_are_the_tables(command: Command) -> None:
+    """The operations that are shown are those of the table, each in a line, with its plan."""
+    status, output = command("operations")
     assert status == 0
     assert re.findall(r"│ (\w+) +│", output) == list(OPERATIONS)
+    assert output.count("1/s, burst 5") == 13
+    assert output.count("2025-08-04") == output.count("2026-01-30") == 1
+
+
+def test_it_runs_as_a_module(command: Command) -> None:
+    """`python -m sp_messaging_async` is the command, and the operations fit into 80 columns."""
+    status, output = command.process("operations")
+    assert status == 0
+    assert re.findall(r"│ (\w+) +│", output) == list(OPERATIONS)
+    assert max(map(len, output.splitlines())) <= 80
+
+
+@unix
+def test_the_sandbox_says_how_to_reach_it(command: Command) -> None:
+    """The variables that it prints work as they stand, and Ctrl-C ends it without a word."""
+    orders = command.write(HEADER + row(1))
+    with command.started("sandbox", "--port", "0") as process:
+        shown = process.until("Ctrl-C")
+        variables = dict(re.findall(r"export (\w+)='(.+)'", shown))
+        assert {"LWA_APP_ID", "SP_MESSAGING_API_URL", *SECRETS} <= variables.keys()
+        status, output = command("bulk", orders, **variables)
+        assert (status, command.delivered()) == (0, [])
+        assert re.search(r"all +│ +1", output)
+        process.popen.send_signal(signal.SIGINT)
+        status, output = process.end()
+        assert status >= 0
+        assert len(output.splitlines()) == len(shown.splitlines())
+
+
+MISTAKES = [
+    (["nothing"], "nothing"),
+    (["bulk", "orders.csv", "--nothing"], "--nothing"),
+    (["bulk", "orders.csv", "other.csv"], "other.csv"),
+    (["bulk"], "no order list: name a file"),
+    (["bulk", "none.csv"], "cannot be read: No such file"),
+    (["bulk", "."], "cannot be read: Is a directory"),
+    (["bulk", "loop.csv"], "loop.csv cannot be read: "),
+    (["bulk", "orders.csv", "--marketplace", "XX"], "no marketplace"),
+    (["bulk", "orders.csv", "--limit", "0"], "--limit must be at least 1"),
+    (["bulk", "orders.csv", "--limit", "few"], "--limit"),
+    (["bulk", "orders.csv", "--ledger", "none/there"], "none/there"),
+    (["bulk", "orders.csv", "--ledger", "orders.csv/ledger"], "orders.csv/ledger"),
+    (["bulk", "orders.csv", "--ledger", "data"], "data"),
+    (["bulk", "orders.csv", "--ledger", "orders.csv"], "orders.csv is no ledger"),
+    (["report"], "there is no ledger"),
+    (["report", "--format", "xml"], "--format"),
+    (["ledger", "list"], "there is no ledger"),
+    (["ledger", "list", "--ledger", "orders.csv"], "no ledger"),
+    (["ledger", "list", "--status", "lost"], "--status"),
+    (["ledger", "resolve", "1"], "ORDER OPERATION"),
+    (["ledger", "resolve", "1", NAME, "perhaps"], "perhaps"),
+    (["ledger", "resolve", "--from-csv", "none.csv"], "none.csv"),
+    (["ledger", "purge"], "--older-than"),
+    (["ledger", "purge", "--older-than", "soon", "--ledger", "orders.csv"], "30d"),
+    (["ledger", "salvage"], "there is no ledger"),
+    (["sandbox", "--port", "many"], "--port"),
+    (["sandbox", "--port", "99999"], "--port"),
+]
+
+
+@unix
+@pytest.mark.parametrize(
+    ("words", "match"), MISTAKES, ids=[" ".join(words) for words, _ in MISTAKES]
+)
+def test_mistakes_are_one_line(command: Command, words: list[str], match: str) -> None:
+    """A mistake is told in a line with its remedy, the status is 2, and nothing is sent."""
+    command.write(HEADER + row(1))
+    (command.folder / "data").mkdir()
+    (command.folder / "loop.csv").symlink_to("loop.csv")
+    status, output, errors = command.apart(*words)
+    assert (status, output) == (2, "")
+    assert match in errors
+    assert len(errors.splitlines()) == 1
+    assert command.sandbox.login.requests == 0
+
+
+@pytest.mark.parametrize("ledger", ["", "/"])
+def test_a_folder_is_no_ledger(command: Command, ledger: str) -> None:
+    """A folder, or an empty name, in place of a ledger's file is refused in a line."""
+    orders = command.write(HEADER + row(1))
+    with command.started("bulk", orders, "--ledger", ledger) as process:
+        status, output = process.end(5)  # a hang is a failure
+    assert status == 2
+    assert len(output.splitlines()) == 1
+    assert command.delivered() == []
 
 
 @pytest.mark.parametrize(
-    ("words", "match"),
+    ("variables", "match"),
     [
-        (["nothing"], "nothing"),
-        (["bulk"], "no order list: name a file"),
-        (["bulk", "none.csv"], "cannot be read: No such file"),
-        (["bulk", "."], "cannot be read: Is a directory"),
-        (["bulk", "orders.csv", "--marketplace", "XX"], "no marketplace"),
-        (["bulk", "orders.csv", "--limit", "0"], "--limit must be at least 1"),
-        (["bulk", "orders.csv", "--ledger", "none/there/ledger"], "none/there/ledger"),
-        (["report"], "there is no ledger"),
-        (["ledger", "list", "--ledger", "orders.csv"], "no ledger"),
-        (["ledger", "resolve", "1"], "ORDER OPERATION"),
-        (["ledger", "purge", "--older-than", "soon", "--ledger", "orders.csv"], "30d"),
+        ({"SP_API_DEFAULT_MARKETPLACE": ""}, "SP_API_DEFAULT_MARKETPLACE"),
+        ({"LWA_APP_ID": ""}, "LWA_APP_ID is not set"),
+        ({"LWA_CLIENT_SECRET": ""}, "LWA_CLIENT_SECRET is not set"),
+        ({"SP_API_REFRESH_TOKEN": ""}, "SP_API_REFRESH_TOKEN is not set"),
+        ({"SP_MESSAGING_API_URL": "http://api.example"}, "SP_MESSAGING_ALLOW_HTTP"),
+        ({"SP_MESSAGING_API_URL": "http://u:canary-secret@localhost"}, "api_url"),
+        ({"SP_MESSAGING_TOKEN_URL": "http//u:canary-secret@localhost"}, "token_url"),
     ],
-    ids=" ".join,
+    ids=str,
 )
-async def test_mistakes_are_one_line(command: Command, words: list[str], match: str) -> None:
-    """A mistake is told in a line with its remedy, the status is 2, and nothing is sent."""
-    command.write(HEADER + row(1))
-    status, output = await command(*words)
-    assert status == 2
-    assert match in output
-    assert len(output.splitlines()) == 1
+def test_a_wrong_setting_is_one_line(
+    command: Command, variables: dict[str, str], match: str
+) -> None:
+    """A variable that is missing or wrong is named in a line, without what it holds if secret."""
+    orders = command.write(HEADER + row(1))
+    status, output, errors = command.apart("bulk", orders, **variables)
+    assert (status, output) == (2, "")
+    assert match in errors
+    assert len(errors.splitlines()) == 1
     assert command.sandbox.login.requests == 0
+
+
+def test_a_data_folder_that_cannot_be_made(command: Command) -> None:
+    """It is told in a line that names it."""
+    orders = command.write(HEADER + row(1))
+    file = str(command.folder / orders)
+    status, output, errors = command.apart("bulk", orders, XDG_DATA_HOME=file)
+    assert (status, output) == (2, "")
+    assert file in errors
+    assert len(errors.splitlines()) == 1
+
+
+def test_a_missing_extra_is_one_line(command: Command) -> None:
+    """Without the extra that the command needs, it says what to install."""
+    program = (
+        "import sys; sys.modules['cyclopts'] = None\n"
+        "from sp_messaging_async.__main__ import main; sys.exit(main())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        **command.setting(),
+        capture_output=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert len(done.stderr.splitlines()) == 1
+    assert b'sp-messaging needs cyclopts: pip install "sp-messaging-async[cli]"' in done.stderr
 
 
 # Sending a list
 
 
-async def test_a_list_is_sent_once(command: Command) -> None:
+def test_a_list_is_sent_once(command: Command) -> None:
     """The same command again, and the same list elsewhere, send nothing."""
     orders = command.write(HEADER + row(1) + row(2) + row(2))
-    status, output = await command("bulk", orders)
+    status, output = command("bulk", orders)
     assert status == 0
     assert "1 rows repeat an earlier row" in output
     for name in (orders, command.write(HEADER + row(2) + row(1), "other.csv")):
-        status, output = await command("bulk", name)
+        status, output = command("bulk", name)
         assert status == 0
         assert "2 sent" in output
         assert "nothing left to send" in output
-    assert len(command.sandbox.delivered) == 2
+    assert command.delivered() == [order(1), order(2)]
 
 
-async def test_again_and_campaigns(command: Command) -> None:
-    """A pair that was sent is sent again in another campaign only with --again."""
+def test_json_lines(command: Command) -> None:
+    """A list may be JSON Lines."""
+    line = json.dumps({"order_id": order(1), "operation": NAME, "text": "Ausverkauft, schön."})
+    assert command("bulk", command.write(line + "\n", "orders.jsonl"))[0] == 0
+    (delivered,) = command.sandbox.delivered
+    assert getattr(delivered.request, "text", None) == "Ausverkauft, schön."
+
+
+def test_an_edited_list(command: Command) -> None:
+    """An edit changes what is still planned, and what was sent is named and left alone."""
+    orders = command.write(HEADER + row(1) + row(2))
+    assert command("bulk", orders, "--limit", "1")[0] == 4
+    (first,) = command.delivered()
+    command.write(HEADER + row(1, "honey") + row(2, "honey") + row(3, "honey"))
+    status, output = command("bulk", orders)
+    assert status == 0
+    assert "1 rows differ from what was enrolled" in output
+    assert f"{NAME} for {first}: sent" in output
+    texts = {d.amazon_order_id: getattr(d.request, "text", "") for d in command.sandbox.delivered}
+    assert texts == {order(n): "honey" for n in (1, 2, 3)} | {first: TEXT}
+
+
+def test_campaigns(command: Command) -> None:
+    """A pair that was sent in a campaign is left alone in another, which is named."""
     orders = command.write(HEADER + row(1))
-    await command("bulk", orders)
-    await command("bulk", orders, "--campaign", "second")
-    assert len(command.sandbox.delivered) == 1
-    await command("bulk", orders, "--campaign", "second", "--again")
-    assert len(command.sandbox.delivered) == 2
-    await command("bulk", orders, "--again")
-    assert len(command.sandbox.delivered) == 3
+    command("bulk", orders, "--campaign", "first")
+    status, output = command("bulk", orders, "--campaign", "second")
+    assert status == 0
+    assert f"line 2: {NAME} for {order(1)}: sent in campaign 'first'" in output
+    assert command.delivered() == [order(1)]
+    assert len(command.report("--campaign", "first")["rows"]) == 1
+    assert command.report("--campaign", "second") == {"counts": {}, "rows": []}
+
+
+def test_again(command: Command) -> None:
+    """What was sent is sent once more with --again only, in its own campaign or another."""
+    orders = command.write(HEADER + row(1))
+    for number, words in enumerate(([], ["--campaign", "second"], []), start=1):
+        assert command("bulk", orders, "--again", *words)[0] == 0
+        assert len(command.sandbox.delivered) == number
+        assert command("bulk", orders, *words)[0] == 0
+        assert len(command.sandbox.delivered) == number
 
 
 @pytest.mark.parametrize(
@@ -174,171 +511,629 @@ async def test_again_and_campaigns(command: Command) -> None:
         (Fault.NOT_AVAILABLE, 1, "skipped: "),
         (Fault.HTML_ERROR, 1, "rejected: "),
         (Fault.UNAVAILABLE_AFTER, 3, "unknown: "),
+        (Fault.DROPPED, 3, "unknown: "),
     ],
-    ids=lambda value: str(value),
+    ids=lambda value: value.name if isinstance(value, Fault) else "",
 )
-async def test_how_it_ends(command: Command, fault: Fault, expected: int, match: str) -> None:
-    """The status tells what became of the list, and the output of which order."""
-    command.sandbox.faults.add(fault, amazon_order_id="111-2222222-0000002")
-    status, output = await command("bulk", command.write(HEADER + row(1) + row(2)))
+def test_how_it_ends(command: Command, fault: Fault, expected: int, match: str) -> None:
+    """The status tells what became of the list, and the output of which order; again as well."""
+    command.sandbox.faults.add(fault, amazon_order_id=order(2))
+    orders = command.write(HEADER + row(1) + row(2))
+    status, output = command("bulk", orders)
     assert status == expected
-    assert match in output
-    assert "111-2222222-0000002" in output
-    assert len({d.amazon_order_id for d in command.sandbox.delivered}) >= 1
+    assert re.search(f"{match}.*{order(2)}", output)
+    before = command.delivered()
+    status, output = command("bulk", orders)
+    assert status == expected
+    assert f"{order(2)}: {match.strip(': ')}" in output
+    assert command.delivered() == before
 
 
-async def test_a_limit_leaves_the_rest(command: Command) -> None:
+def test_a_limit_leaves_the_rest(command: Command) -> None:
     """What is left has the status 4, and is sent by the next run."""
     orders = command.write(HEADER + "".join(map(row, range(5))))
-    status, output = await command("bulk", orders, "--limit", "2")
+    status, output = command("bulk", orders, "--limit", "2")
     assert (status, len(command.sandbox.delivered)) == (4, 2)
     assert "3 were not sent; the same command again sends them" in output
-    assert (await command("bulk", orders))[0] == 0
-    assert len(command.sandbox.delivered) == 5
+    assert command("bulk", orders)[0] == 0
+    assert command.delivered() == [order(number) for number in range(5)]
 
 
-async def test_problems_are_told_together(command: Command) -> None:
-    """Every problem has its line and column, and nothing is sent, unless it is to go on."""
-    orders = command.write(HEADER + row(1) + row(2, "<b>") + row(3, "a@b.example") + row(1, "x"))
-    status, output = await command("bulk", orders)
-    assert status == 2
-    assert [line.split(",")[0] for line in output.splitlines()] == [
+def test_problems_are_told_together(command: Command) -> None:
+    """Every problem of a list has its line and column on a line of its own; nothing is sent."""
+    rows = row(1) + row(2, "<b>") + f"1/2,nothing,{TEXT}\n" + row(3, "a@b.example") + row(1, "x")
+    status, output, errors = command.apart("bulk", command.write(HEADER + rows))
+    assert (status, output) == (2, "")
+    assert [line.split(",")[0] for line in errors.splitlines()] == [
         "orders.csv: line 3:3",
-        "orders.csv: line 4:3",
-        "orders.csv: line 5",
+        "orders.csv: line 4:1",
+        "orders.csv: line 4:2",
+        "orders.csv: line 5:3",
+        "orders.csv: line 6",
     ]
-    assert command.sandbox.delivered == []
-    status, output = await command("bulk", orders, "--keep-going")
-    assert (status, len(command.sandbox.delivered)) == (1, 0)
-    assert "3 rows with problems are left out" in output
+    assert command.report() == {"counts": {}, "rows": []}
+    assert command.sandbox.login.requests == 0
 
 
-async def test_a_dry_run_does_nothing(command: Command) -> None:
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        (b"", "line 1, header: is missing"),
+        (b"order,operation\n", "line 1, order_id: the column is missing"),
+        (HEADER.encode() + b"1,x,caf\xe9\n", "line 2:8, encoding: is not UTF-8"),
+    ],
+    ids=["empty", "no column", "latin-1"],
+)
+def test_lists_that_are_none(command: Command, content: bytes, match: str) -> None:
+    """A list that cannot be read is refused with the place where that shows."""
+    (command.folder / "orders.csv").write_bytes(content)
+    status, output, errors = command.apart("bulk", "orders.csv")
+    assert (status, output) == (2, "")
+    assert match in errors
+
+
+def test_good_rows_go_on(command: Command) -> None:
+    """With --keep-going good rows are sent, bad ones are counted and told, and the status is 1."""
+    orders = command.write(HEADER + row(1) + row(2, "<b>a@b.example") + row(3))
+    status, output = command("bulk", orders, "--keep-going")
+    assert (status, command.delivered()) == (1, [order(1), order(3)])
+    assert output.count("line 3:3, text: ") == 2
+    status, _ = command("bulk", orders, "--keep-going")
+    assert (status, command.delivered()) == (1, [order(1), order(3)])
+
+
+def test_rows_with_problems_are_counted_as_rows(command: Command) -> None:
+    """A row with two problems is one row that is left out."""
+    orders = command.write(HEADER + row(1) + row(2, "<b>a@b.example"))
+    _, output = command("bulk", orders, "--keep-going")
+    assert "1 row" in output
+    assert "2 rows" not in output
+
+
+def test_a_dry_run_does_nothing(command: Command) -> None:
     """It tells how long the plan will take, sends nothing and records nothing."""
-    orders = command.write(HEADER + "".join(map(row, range(65))))
-    status, output = await command("bulk", orders, "--dry-run")
+    second = "".join(f"{order(n)},createConfirmOrderDetails,{TEXT}\n" for n in range(5))
+    orders = command.write(HEADER + "".join(map(row, range(65))) + second)
+    status, output = command("bulk", orders, "--dry-run", LWA_APP_ID="")
     assert status == 0
-    assert "65 messages, 1:00 by the usage plans; nothing was sent" in output
+    assert re.search(rf"default │ {NAME} +│ 65 +│ 1:00", output)
+    assert re.search(r"default │ createConfirmOrderDetails +│ 5 +│ 0:00", output)
+    assert "70 messages, 1:00 by the usage plans; nothing was sent" in output
     assert command.sandbox.login.requests == 0
-    assert (await command("report"))[0] == 2
+    assert not (command.folder / "data").exists()
 
 
-async def test_buyers_are_not_messaged_unasked(command: Command) -> None:
-    """Against a host that is not this machine, the command off a terminal needs --yes."""
-    orders = command.write(HEADER + row(1))
-    hosts = {"SP_MESSAGING_API_URL": "", "SP_MESSAGING_TOKEN_URL": ""}
-    status, output = await command("bulk", orders, **hosts)
+def test_a_dry_run_finds_problems(command: Command) -> None:
+    """It ends as the run would."""
+    status, _, errors = command.apart("bulk", command.write(HEADER + row(1, "<b>")), "--dry-run")
     assert status == 2
-    assert "1 messages would go to buyers at https://sellingpartnerapi-na.amazon.com" in output
-    assert "add --yes" in output
+    assert "line 2:3, text: " in errors
 
 
-async def test_accounts(command: Command) -> None:
-    """Each account has its own credentials; revoked ones stop their seller only."""
-    orders = command.write(
-        "order_id,operation,text,account\n"
-        "111-2222222-0000001,createUnexpectedProblem,x,\n"
-        "111-2222222-0000002,createUnexpectedProblem,x,acme\n"
+def test_actions_are_asked_for_first(command: Command) -> None:
+    """With --check-actions a kind that is not available is skipped, and nothing is sent."""
+    orders = command.write(HEADER + row(1) + row(2))
+    command.sandbox.messaging._read = lambda operation, asked, place: {  # type: ignore[method-assign,assignment]
+        "_links": {
+            "actions": [
+                {"href": "/", "name": "unexpectedProblem" if asked == order(1) else "warranty"}
+            ]
+        }
+    }
+    status, output = command("bulk", orders, "--check-actions")
+    assert (status, command.delivered()) == (1, [order(1)])
+    assert "available: warranty" in output
+    assert command.statuses() == {order(1): "sent", order(2): "skipped"}
+
+
+def test_a_retired_operation_is_noted(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Amazon retired is sent, with one note that it did."""
+    monkeypatch.setattr(operations, "_WARNED", set())
+    rows = "".join(f"{order(number)},createNegativeFeedbackRemoval,\n" for number in (1, 2))
+    status, output = command("bulk", command.write(HEADER + rows))
+    assert (status, command.delivered()) == (0, [order(1), order(2)])
+    assert len(re.findall(r"note: .*createNegativeFeedbackRemoval.*2025-08-04", output)) == 1
+
+
+# Accounts
+
+
+ACCOUNTS = (
+    f"order_id,operation,text,account\n{order(1)},{NAME},{TEXT},\n{order(2)},{NAME},{TEXT},acme\n"
+    f"{order(3)},{NAME},{TEXT},acme\n"
+)
+
+
+def test_each_account_has_its_credentials(command: Command) -> None:
+    """The account of a row picks the variables with its name; the application's may be shared."""
+    orders = command.write(ACCOUNTS)
+    assert command("bulk", orders, SP_API_REFRESH_TOKEN_ACME="of acme")[0] == 0
+    sellers = {each.amazon_order_id: each.seller for each in command.sandbox.delivered}
+    token = SECRETS["SP_API_REFRESH_TOKEN"]
+    assert sellers == {order(1): token, order(2): "of acme", order(3): "of acme"}
+    accounts = {found["order_id"]: found["account"] for found in command.report()["rows"]}
+    assert accounts == {order(1): "default", order(2): "acme", order(3): "acme"}
+
+
+def test_an_account_without_credentials(command: Command) -> None:
+    """The variable that is missing is named before anything is sent to anyone."""
+    status, _, errors = command.apart("bulk", command.write(ACCOUNTS))
+    assert status == 2
+    assert errors == "the environment variable SP_API_REFRESH_TOKEN_ACME is not set\n"
+    assert command.sandbox.login.requests == 0
+
+
+@pytest.mark.parametrize(
+    ("variables", "reason"),
+    [
+        ({"SP_API_REFRESH_TOKEN_ACME": "revoked"}, "invalid_grant"),
+        (
+            {"SP_API_REFRESH_TOKEN_ACME": "x", "LWA_CLIENT_SECRET_ACME": "invalid"},
+            "invalid_client",
+        ),
+    ],
+    ids=["revoked", "wrong secret"],
+)
+def test_refused_credentials_stop_their_seller(
+    command: Command, variables: dict[str, str], reason: str
+) -> None:
+    """One seller's stop that seller only, with the reason; the next run sends what is left."""
+    orders = command.write(ACCOUNTS)
+    status, output = command("bulk", orders, **variables)
+    assert (status, command.delivered()) == (4, [order(1)])
+    assert re.search(f"account acme: .*{reason}", output)
+    assert "2 were not sent" in output
+    status, _ = command("bulk", orders, SP_API_REFRESH_TOKEN_ACME="fine")
+    assert (status, command.delivered()) == (0, [order(1), order(2), order(3)])
+
+
+# Asking before buyers are messaged
+
+
+def test_buyers_are_not_messaged_unasked(command: Command) -> None:
+    """Off a terminal, a host that is not this machine needs --yes, and is not even looked up."""
+    orders = command.write(HEADER + row(1))
+    program = (
+        "import os, sys\n"
+        "reached = ('socket.connect', 'socket.getaddrinfo', 'socket.sendto')\n"
+        "sys.addaudithook(lambda event, _: event in reached and os._exit(99))\n"
+        "from sp_messaging_async.__main__ import main; sys.exit(main())"
     )
-    status, output = await command("bulk", orders)
+
+    def watched(**variables: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", program, "bulk", orders],
+            **command.setting(**variables),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+
+    done = watched(**ANYWHERE)
+    assert done.returncode == 2
+    assert checked(done.stderr) == (
+        "1 messages would go to buyers at https://sellingpartnerapi-na.amazon.com; "
+        "add --yes to send them\n"
+    )
+    assert re.search(rf"default +│ {NAME} +│ 1 ", checked(done.stdout))
+    assert watched(XDG_DATA_HOME="data2").returncode == 99, "the watch sees nothing"
+
+
+def test_a_limit_is_what_it_asks_about(command: Command) -> None:
+    """The count that it names is of the messages that this run would send."""
+    orders = command.write(HEADER + row(1) + row(2) + row(3))
+    status, _, errors = command.apart("bulk", orders, "--limit", "2", **ANYWHERE)
     assert status == 2
-    assert "SP_API_REFRESH_TOKEN_ACME is not set" in output
-    assert command.sandbox.delivered == []
-    status, output = await command("bulk", orders, SP_API_REFRESH_TOKEN_ACME="revoked")
-    assert (status, len(command.sandbox.delivered)) == (4, 1)
-    assert "account acme: " in output
-    assert "invalid_grant" in output
-    status, _ = await command("bulk", orders, SP_API_REFRESH_TOKEN_ACME="fine")
-    assert (status, len(command.sandbox.delivered)) == (0, 2)
+    assert errors.startswith("2 messages would go to buyers")
 
 
-async def test_a_ledger_of_another_endpoint(command: Command) -> None:
-    """A ledger that knows what one host was sent says nothing of another's, and is refused."""
+def test_without_any_standard_input(command: Command) -> None:
+    """A process whose standard input is closed, as of some schedulers, is refused in a line."""
     orders = command.write(HEADER + row(1))
-    await command("bulk", orders, "--ledger", "ledger")
-    status, output = await command("bulk", orders, "--ledger", "ledger", "--sandbox")
+    program = (
+        "import sys; sys.stdin = None\n"
+        "from sp_messaging_async.__main__ import main; sys.exit(main())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "bulk", orders],
+        **command.setting(**ANYWHERE),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "add --yes" in checked(done.stderr)
+
+
+@unix
+def test_yes_sends(command: Command) -> None:
+    """With --yes it does not ask."""
+    orders = command.write(HEADER + row(1))
+    status, _ = command("bulk", orders, "--yes", **command.elsewhere())
+    assert (status, command.delivered()) == (0, [order(1)])
+
+
+@unix
+def test_the_count_is_typed(command: Command) -> None:
+    """On a terminal it shows what would go where, and sends once the count was typed."""
+    orders = command.write(ACCOUNTS)
+    variables = {**command.elsewhere(), "SP_API_REFRESH_TOKEN_ACME": "of acme"}
+    with command.terminal("bulk", orders, **variables) as process:
+        shown = process.until("Type 3 ")
+        assert re.search(rf"default .* {NAME} .* 1 ", shown)
+        assert re.search(rf"acme .* {NAME} .* 2 ", shown)
+        assert re.search(rf"{NAME} to order {order(1)}|{NAME} to order {order(2)}", shown)
+        assert f"text: {TEXT}" in shown
+        assert command.sandbox.login.requests == 0
+        process.type("3\n")
+        assert process.end()[0] == 0
+    assert command.delivered() == [order(1), order(2), order(3)]
+
+
+@unix
+def test_marketplaces_are_shown_before_it_asks(command: Command) -> None:
+    """What is about to be sent is shown with the marketplaces it goes to."""
+    orders = command.write(f"order_id,operation,text,marketplace\n{order(1)},{NAME},{TEXT},MX\n")
+    with command.terminal("bulk", orders, **ANYWHERE) as process:
+        shown = process.until("Type 1 ")
+        process.type("no\n")
+        process.end()
+    assert re.search(r"\bMX\b", shown)
+
+
+@unix
+@pytest.mark.parametrize("answer", ["2\n", "\n", "yes\n", "\x04"], ids=["2", "", "yes", "Ctrl-D"])
+def test_anything_else_sends_nothing(command: Command, answer: str) -> None:
+    """Another answer than the count, or none, sends nothing, and says so in a line."""
+    orders = command.write(HEADER + row(1))
+    with command.terminal("bulk", orders, **command.elsewhere()) as process:
+        shown = process.until("Type 1 ")
+        process.type(answer)
+        status, output = process.end()
     assert status == 2
-    assert command.sandbox.endpoint.api_url in output
-
-
-async def test_the_commands_own_sandbox(command: Command) -> None:
-    """With --sandbox nothing else is needed, and a ledger that is named is kept."""
-    orders = command.write(HEADER + row(1))
-    for words in ([], ["--ledger", "trial"], ["--ledger", "trial"]):
-        status, output = await command("bulk", orders, "--sandbox", *words)
-        assert status == 0
-    assert "nothing left to send" in output
+    assert "nothing was sent" in output[len(shown) :]
     assert command.sandbox.login.requests == 0
+
+
+# While it runs
+
+
+@unix
+def test_progress_fits_a_terminal(command: Command) -> None:
+    """On 80 columns, no part of the progress of a long list is cut off."""
+    orders = command.write(HEADER + "".join(map(row, range(20_000))))
+    command.sandbox.faults.add(*[Fault.HANG] * 100)
+    with command.terminal("bulk", orders) as process:
+        process.until("left")
+        process.popen.kill()
+        _, output = process.end()
+    assert "/20000" in output
+    assert "…" not in output
+
+
+def test_progress_in_a_log_is_a_line() -> None:
+    """Where there is no terminal, progress comes in whole lines, however narrow they may be."""
+    shown = io.StringIO()
+    with Watch(Tally([]), Console(file=shown, width=30)) as watch:
+        watch.show()
+    assert shown.getvalue().startswith("0 of 0: 0 sent, 0 rejected, 0 unknown; ")
+    assert len(shown.getvalue().splitlines()) == 1
+
+
+@unix
+def test_ctrl_c_tells_how_to_resume(command: Command) -> None:
+    """Ctrl-C lets what is in flight end; a second one stops at once, and frees the terminal."""
+    orders = command.write(HEADER + "".join(map(row, range(4))))
+    command.sandbox.faults.add(*[Fault.HANG] * 4)
+    with command.terminal("bulk", orders) as process:
+        process.until("left")
+        _reached(command)
+        process.popen.send_signal(signal.SIGINT)
+        process.until("Ctrl-C again stops at once")
+        process.popen.send_signal(signal.SIGINT)
+        status, output = process.end(10)
+    assert status == 4
+    assert command.delivered() == []
+    assert output.count("\x1b[?25l") == output.count("\x1b[?25h"), "the cursor is still hidden"
+    assert command("bulk", orders)[0] == 3
+    assert command.delivered() == []
+
+
+def _reached(command: Command) -> None:
+    """Wait until every fault was taken."""
+    ends = time.monotonic() + PATIENCE
+    while len(command.sandbox.faults) and time.monotonic() < ends:
+        time.sleep(0.01)
+    assert not command.sandbox.faults
+
+
+@unix
+def test_a_campaign_is_sent_by_one_process(command: Command) -> None:
+    """While a process sends a campaign, another is refused with its number; the ledger is read."""
+    orders = command.write(HEADER + row(1))
+    command.sandbox.faults.add(Fault.HANG)
+    with command.started("bulk", orders) as process:
+        _reached(command)
+        status, output = command("bulk", orders)
+        assert status == 2
+        assert f"is being sent by process {process.popen.pid}" in output
+        assert command.statuses() == {order(1): "sending"}
+    assert command("bulk", orders)[0] == 3
+    assert command.delivered() == []
 
 
 # The ledger
 
 
-async def test_what_is_unknown_is_settled_by_a_person(command: Command) -> None:
-    """Listed, and resolved one by one or from a file; what was not sent is sent by the next run."""
-    command.sandbox.faults.add(*[Fault.UNAVAILABLE] * 3)
-    orders = command.write(HEADER + row(1) + row(2) + row(3))
-    assert (await command("bulk", orders))[0] == 3
-    _, output = await command("ledger", "list", "--status", "unknown")
-    assert output.count("unknown ") == 3
-    assert TEXT not in output
-    _, output = await command("ledger", "list", "--show-text")
-    assert output.count(TEXT) == 3
-    name = "createUnexpectedProblem"
-    status, _ = await command("ledger", "resolve", "111-2222222-0000001", name, "sent")
+def test_a_ledger_of_another_endpoint(command: Command) -> None:
+    """A ledger that knows what one host was sent says nothing of another's, and is refused."""
+    orders = command.write(HEADER + row(1))
+    command("bulk", orders, "--ledger", "ledger")
+    for words, variables in ((["--sandbox"], {}), (["--yes"], ANYWHERE)):
+        status, output, errors = command.apart(
+            "bulk", orders, "--ledger", "ledger", *words, **variables
+        )
+        assert (status, output) == (2, "")
+        assert command.sandbox.endpoint.api_url in errors
+        assert "name another ledger" in errors
+
+
+def test_the_commands_own_sandbox(command: Command) -> None:
+    """With --sandbox nothing else is needed, and a ledger that is named is kept."""
+    orders = command.write(HEADER + row(1))
+    nothing = dict.fromkeys(command.environment().keys() - {"HOME", "XDG_DATA_HOME"}, "")
+    for words in ([], [], ["--ledger", "trial"]):
+        status, output = command("bulk", orders, "--sandbox", *words, **nothing)
+        assert status == 0
+        assert re.search(r"all +│ +1", output)
+    status, output = command("bulk", orders, "--sandbox", "--ledger", "trial", **nothing)
     assert status == 0
-    answers = [f"111-2222222-000000{n},{name},not-sent\n" for n in (2, 3)]
-    bad = command.write("order_id,operation,outcome\n" + answers[0] + "1,x,y\n", "bad.csv")
-    status, output = await command("ledger", "resolve", "--from-csv", bad)
-    assert status == 2
-    assert "bad.csv, line 3, operation" in output
-    good = command.write("order_id,operation,outcome\n" + "".join(answers), "good.csv")
-    assert (await command("ledger", "resolve", "--from-csv", good))[0] == 0
-    assert (await command("ledger", "resolve", "--from-csv", good))[0] == 1
-    assert (await command("bulk", orders))[0] == 0
-    assert sorted(d.amazon_order_id[-1] for d in command.sandbox.delivered) == ["2", "3"]
+    assert "nothing left to send" in output
+    assert not (command.folder / "data").exists()
 
 
-async def test_reports(command: Command) -> None:
-    """Every message with its fate, as a table, JSON or CSV, in a file of its user's only."""
-    command.sandbox.faults.add(Fault.NOT_AVAILABLE, amazon_order_id="111-2222222-0000002")
-    await command("bulk", command.write(HEADER + row(1) + row(2)))
-    status, output = await command("report", "--format", "json", "--output", "report.json")
-    assert (status, output) == (0, "")
-    path = command.folder / "report.json"
-    assert path.stat().st_mode & 0o077 == 0
-    report = json.loads(path.read_text())
+def unknown(command: Command, *numbers: int) -> str:
+    """A list whose messages are all of unknown outcome; returns its name."""
+    command.sandbox.faults.add(*[Fault.UNAVAILABLE] * len(numbers))
+    orders = command.write(HEADER + "".join(map(row, numbers)))
+    assert command("bulk", orders)[0] == 3
+    return orders
+
+
+def test_what_is_listed(command: Command) -> None:
+    """Messages are listed with their fate, those of a status if asked, their text only if asked."""
+    command.sandbox.faults.add(Fault.UNAVAILABLE, amazon_order_id=order(2))
+    command("bulk", command.write(HEADER + row(1) + row(2)))
+    _, output = command("ledger", "list")
+    assert re.search(rf"^sent +{order(1)} {NAME} \(default\)$", output, re.MULTILINE)
+    assert re.search(rf"^unknown +{order(2)} {NAME} \(default\): .+", output, re.MULTILINE)
+    assert TEXT not in output
+    _, output = command("ledger", "list", "--status", "unknown", "--show-text")
+    assert order(1) not in output
+    assert output.count(TEXT) == 1
+    assert command("ledger", "list", "--campaign", "none") == (0, "")
+
+
+def test_a_person_settles_what_is_unknown(command: Command) -> None:
+    """What was not sent is sent by the next run, and what was sent is not; nothing else changes."""
+    orders = unknown(command, 1, 2)
+    assert command("bulk", orders)[0] == 3
+    assert command("ledger", "resolve", order(1), "create_unexpected_problem", "sent")[0] == 0
+    assert command("ledger", "resolve", order(2), NAME, "not-sent")[0] == 0
+    assert command.statuses() == {order(1): "sent", order(2): "planned"}
+    assert command("ledger", "resolve", order(1), "nothing", "sent")[0] == 2
+    status, output = command("ledger", "resolve", order(1), NAME, "not-sent")
+    assert status == 1
+    assert "no message of unknown outcome" in output
+    assert command("bulk", orders)[0] == 0
+    assert command.delivered() == [order(2)]
+
+
+def test_answers_from_a_file(command: Command) -> None:
+    """A file settles many at once."""
+    orders = unknown(command, 1, 2)
+    rows = f"{order(1)},{NAME},sent\n{order(2)},{NAME},not-sent\n"
+    answers = command.write("\ufefforder_id,operation,outcome\n" + rows, "answers.csv")
+    status, output = command("ledger", "resolve", "--from-csv", answers)
+    assert status == 0
+    assert output == f"{order(1)} {NAME}: sent\n{order(2)} {NAME}: not-sent\n"
+    assert command("ledger", "resolve", "--from-csv", answers)[0] == 1
+    assert command("bulk", orders)[0] == 0
+    assert command.delivered() == [order(2)]
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        (f"{order(2)},nothing,sent\n".encode(), "answers.csv, line 3, operation"),
+        (f"{order(2)},{NAME},perhaps\n".encode(), "answers.csv, line 3, outcome: 'perhaps'"),
+        (f",{NAME},sent\n".encode(), "answers.csv, line 3, order_id"),
+        (f"{order(2)},{NAME}\n".encode(), "answers.csv, line 3, outcome"),
+        (f"{order(2)},{NAME},s\xe9nt\n".encode("latin-1"), "answers.csv"),
+        (b'"' + b"x" * 200_000 + b'",x,sent\n', "answers.csv"),
+    ],
+    ids=["operation", "outcome", "order", "short", "latin-1", "a long cell"],
+)
+def test_a_bad_answer_settles_nothing(command: Command, content: bytes, match: str) -> None:
+    """A bad row of a file of answers is named by its line, and none of the file is used."""
+    unknown(command, 1)
+    good = f"order_id,operation,outcome\n{order(1)},{NAME},sent\n"
+    (command.folder / "answers.csv").write_bytes(good.encode() + content)
+    status, output, errors = command.apart("ledger", "resolve", "--from-csv", "answers.csv")
+    assert (status, output) == (2, "")
+    assert match in errors
+    assert len(errors.splitlines()) == 1
+    assert command.statuses() == {order(1): "unknown"}
+
+
+def test_purged_rows_are_not_sent_again(command: Command) -> None:
+    """Settled messages are forgotten, and that they were sent is not; unknown ones are kept."""
+    orders = unknown(command, 1)
+    command.write(HEADER + row(1) + row(2))
+    assert command("bulk", orders)[0] == 3
+    kept = "; 1 unknown ones kept"
+    assert command("ledger", "purge", "--older-than", "1d")[1] == f"0 messages forgotten{kept}\n"
+    assert command("ledger", "purge", "--older-than", "0m")[1] == f"1 messages forgotten{kept}\n"
+    assert command.statuses() == {order(1): "unknown"}
+    status, output = command("bulk", orders)
+    assert status == 3
+    assert "1 sent" in output
+    assert command.delivered() == [order(2)]
+
+
+def test_salvage(command: Command) -> None:
+    """A ledger that lost commits is refused, until all that it had planned is called unknown."""
+    orders = command.write(HEADER + row(1) + row(2))
+    path = command.folder / "ledger"
+    words = (orders, "--ledger", "ledger")
+    command("bulk", *words, "--limit", "1")
+    old = path.read_bytes()
+    (left,) = {order(1), order(2)} - set(command.delivered())
+    assert command("bulk", *words)[0] == 0
+    path.write_bytes(old)
+    status, output, errors = command.apart("bulk", *words)
+    assert (status, output) == (2, "")
+    assert "sp-messaging ledger salvage --ledger ledger" in errors
+    status, output = command("ledger", "salvage", "--ledger", "ledger")
+    assert status == 0
+    assert output.startswith("1 messages are unknown now")
+    assert command("bulk", *words)[0] == 3
+    assert command.statuses("--ledger", "ledger")[left] == "unknown"
+    assert len(command.sandbox.delivered) == 2
+
+
+# Reports
+
+
+@pytest.fixture
+def reported(command: Command) -> Command:
+    """A ledger with one message that was sent, and one that was not available."""
+    command.sandbox.faults.add(Fault.NOT_AVAILABLE, amazon_order_id=order(2))
+    command("bulk", command.write(HEADER + row(1) + row(2)))
+    return command
+
+
+def test_a_report_in_json(reported: Command) -> None:
+    """One object, with the counts, and every message with all that is known of it."""
+    report = reported.report()
     assert report["counts"] == {"sent": 1, "skipped": 1}
     sent, skipped = sorted(report["rows"], key=lambda found: found["order_id"])
+    assert (sent["order_id"], sent["operation"]) == (order(1), NAME)
+    assert (sent["account"], sent["campaign"]) == ("default", "default")
     assert (sent["status"], sent["attempts"], sent["error"]) == ("sent", 1, None)
     assert sent["request_id"]
-    assert sent["sent_at"]
-    assert (skipped["status"], skipped["account"], skipped["campaign"]) == (
-        "skipped",
-        "default",
-        "default",
-    )
+    assert sent["sent_at"].endswith("+00:00")
+    assert (skipped["status"], skipped["sent_at"]) == ("skipped", None)
     assert "not available" in skipped["error"]
-    _, output = await command("report", "--format", "csv")
+
+
+def test_a_report_in_csv(reported: Command) -> None:
+    """A line for every message, with the same columns as in JSON."""
+    status, output = reported("report", "--format", "csv")
+    assert status == 0
     rows = list(csv.DictReader(output.splitlines()))
     assert [found["status"] for found in rows] == ["sent", "skipped"]
-    _, output = await command("report")
-    assert re.search(r"all +│ 2", output)
+    assert list(rows[0]) == list(reported.report()["rows"][0])
 
 
-async def test_purged_rows_are_not_sent_again(command: Command) -> None:
-    """Settled messages are forgotten, and that they were sent is not."""
-    orders = command.write(HEADER + row(1))
-    await command("bulk", orders)
-    assert "0 messages forgotten" in (await command("ledger", "purge", "--older-than", "1d"))[1]
-    assert "1 messages forgotten" in (await command("ledger", "purge", "--older-than", "0m"))[1]
-    assert (await command("bulk", orders))[0] == 0
-    assert len(command.sandbox.delivered) == 1
+def test_a_report_as_a_table(reported: Command) -> None:
+    """The number of messages of each status, and of all."""
+    status, output = reported("report")
+    assert status == 0
+    assert [int(number) for number in re.findall(r"│ +(\d+) +│", output)] == [1, 1, 2]
 
 
-async def test_what_a_ledger_keeps(command: Command) -> None:
+@pytest.mark.parametrize("format_", ["table", "json", "csv"])
+def test_a_report_in_a_file(reported: Command, format_: str) -> None:
+    """The file holds what would be printed, and nothing is printed."""
+    _, expected = reported("report", "--format", format_)
+    status, output = reported("report", "--format", format_, "--output", "report")
+    assert (status, output) == (0, "")
+    written = (reported.folder / "report").read_text(encoding="utf-8")
+    assert written.split() == expected.split()
+
+
+@unix
+@pytest.mark.parametrize("is_there", [False, True], ids=["new", "there before"])
+def test_a_report_is_for_its_user_only(reported: Command, is_there: bool) -> None:
+    """Nobody else may read the file, even if it was there before and anybody might."""
+    path = reported.folder / "report"
+    if is_there:
+        path.write_text("x" * 100_000)
+        path.chmod(0o644)
+    assert reported("report", "--format", "csv", "--output", "report")[0] == 0
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert "xxx" not in path.read_text()
+
+
+@pytest.mark.parametrize("output", [".", "none/there", "orders.csv/report"])
+def test_a_report_that_cannot_be_written(reported: Command, output: str) -> None:
+    """It is told in a line that names the file."""
+    status, printed, errors = reported.apart("report", "--output", output)
+    assert (status, printed) == (2, "")
+    assert errors.endswith(f": {output}\n")
+
+
+def test_text_is_shown_if_asked_for(command: Command) -> None:
+    """Buyers' text is in a report only with --show-text, and gone once a message is settled."""
+    orders = unknown(command, 1)
+    for format_ in ("json", "csv"):
+        assert TEXT not in command("report", "--format", format_)[1]
+        assert TEXT in command("report", "--format", format_, "--show-text")[1]
+    command("ledger", "resolve", order(1), NAME, "sent")
+    assert TEXT not in command("report", "--format", "json", "--show-text")[1]
+    assert command("bulk", orders)[0] == 0
+
+
+def test_output_that_nobody_reads(reported: Command) -> None:
+    """A reader that goes away, such as `head`, brings forth no traceback."""
+    words = [sys.executable, "-m", "sp_messaging_async", "report", "--format", "json"]
+    ours, theirs = os.pipe()
+    os.close(ours)
+    done = subprocess.run(
+        words,
+        **reported.setting(),
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    os.close(theirs)
+    assert done.returncode != 0
+    assert len(checked(done.stderr).splitlines()) <= 1
+
+
+# What stays
+
+
+@unix
+@pytest.mark.parametrize(
+    "fault", [None, Fault.NOT_AVAILABLE, Fault.HTML_ERROR], ids=["sent", "skipped", "rejected"]
+)
+def test_what_a_ledger_keeps(command: Command, fault: Fault | None) -> None:
     """Neither a secret nor, once a run has ended, the buyer's text stands in any of its files."""
-    await command("bulk", command.write(HEADER + row(1)), "--ledger", "ledger")
+    if fault is not None:
+        command.sandbox.faults.add(fault)
+    command("bulk", command.write(HEADER + row(1)), "--ledger", "ledger")
+    _assert_clean(command)
+
+
+@unix
+def test_what_a_ledger_keeps_of_what_was_resolved(command: Command) -> None:
+    """The buyer's text is gone from the ledger's files once a person called it sent."""
+    command.sandbox.faults.add(Fault.UNAVAILABLE)
+    command("bulk", command.write(HEADER + row(1)), "--ledger", "ledger")
+    command("ledger", "resolve", order(1), NAME, "sent", "--ledger", "ledger")
+    _assert_clean(command)
+
+
+def _assert_clean(command: Command) -> None:
     files = list(command.folder.glob("ledger*"))
     assert len(files) >= 3
     for file in files:
@@ -346,28 +1141,3 @@ async def test_what_a_ledger_keeps(command: Command) -> None:
         assert TEXT.encode() not in content
         assert not any(secret.encode() in content for secret in SECRETS.values())
         assert file.stat().st_mode & 0o077 == 0
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals")
-async def test_the_count_is_asked_for(command: Command) -> None:
-    """A terminal shows what would reach buyers, and another number than its sends nothing."""
-    orders = command.write(HEADER + row(1) + row(2))
-    ours, theirs = os.openpty()
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "sp_messaging_async", "bulk", orders),
-        cwd=command.folder,
-        env={**command.environment(), "SP_MESSAGING_API_URL": "", "SP_MESSAGING_TOKEN_URL": ""},
-        stdin=theirs,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-    os.close(theirs)
-    os.write(ours, b"3\n")
-    output, _ = await process.communicate()
-    os.close(ours)
-    assert process.returncode == 2
-    text = output.decode()
-    assert "first: createUnexpectedProblem to order 111-2222222-0000001" in text
-    assert f"text: {TEXT}" in text
-    assert "Type 2 to send them to buyers" in text
-    assert "that is another number; nothing was sent" in text

@@ -431,6 +431,25 @@ async def test_answers_at_once_are_told_apart(ledger: Ledger) -> None:
     assert [row.request_id for row in found] == [f"request-{row.id}" for row in rows]
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "stays"),
+    [("unknown", "sent", "unknown"), ("planned", "rejected", "rejected")],
+)
+async def test_answers_for_one_row_at_once(
+    ledger: Ledger, first: Status, second: Status, stays: Status
+) -> None:
+    """They take effect in their order, also where they are committed together."""
+    rows = [await put(ledger, "sending", order=f"order-{number}") for number in range(20)]
+    await asyncio.gather(
+        *(
+            ledger.settle(row.id, ME, Settlement(status))
+            for status in (first, second)
+            for row in rows
+        )
+    )
+    assert await statuses(ledger) == [stays] * 20
+
+
 ANSWERS = (Error("InvalidInput", "It is „wrong“.", "text"), Error(None, "and\nagain", None))
 ERRORS: list[tuple[MessagingError, Status]] = [
     (BadRequest(400, ANSWERS, "request-1"), "rejected"),
@@ -575,6 +594,7 @@ async def test_a_late_answer_is_recorded(ledger: Ledger, late: Status) -> None:
     """The owner of an intent that lapsed knows better than `unknown`."""
     row_id = await lapse(ledger)
     assert (await ledger.row(row_id)).status == "unknown"
+    assert not await ledger.intend(row_id, SHE, soon())
     await ledger.settle(row_id, ME, Settlement(late))
     assert (await ledger.row(row_id)).status == late
 
@@ -582,7 +602,7 @@ async def test_a_late_answer_is_recorded(ledger: Ledger, late: Status) -> None:
 async def test_a_late_answer_is_not_another_owners(ledger: Ledger) -> None:
     """What lapsed is not settled by whoever else has something to say."""
     row_id = await lapse(ledger)
-    assert (await ledger.row(row_id)).status == "unknown"
+    assert not await ledger.intend(row_id, SHE, soon())
     await ledger.settle(row_id, SHE, Settlement("planned"))
     assert (await ledger.row(row_id)).status == "unknown"
 

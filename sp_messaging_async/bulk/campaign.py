@@ -45,15 +45,17 @@ _PASSES = 5  # times that a message is taken up in one run, while it is known to
 
 
 class Problems:
-    """What is wrong in a list: the first problems, and the number of all."""
+    """What is wrong in a list: the first problems, and the number of all and of their rows."""
 
     def __init__(self) -> None:
         self.first: list[Problem] = []
         self.total = 0
+        self.rows = 0
 
     def add(self, problems: Sequence[Problem], total: int | None = None) -> None:
         """Add problems; `total`, if there are more than these."""
         self.total += len(problems) if total is None else total
+        self.rows += len({problem.line for problem in problems}) if total is None else total
         self.first = sorted((*self.first, *problems), key=lambda problem: problem.line)[:_SHOWN]
 
 

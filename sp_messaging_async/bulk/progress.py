@@ -102,7 +102,7 @@ class Watch:
         self._tally = tally
         self._console = console
         self._progress = Progress(
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=5),
             MofNCompleteColumn(),
             TextColumn("{task.description}"),
             console=console,
@@ -133,7 +133,7 @@ class Watch:
             self._progress.update(self._task, completed=done, description=str(self._tally))
         else:
             self._next = now + _LINE_EVERY
-            self._console.print(f"{done} of {self._tally.total}: {self._tally}")
+            self._console.print(f"{done} of {self._tally.total}: {self._tally}", soft_wrap=True)
 
 
 def closing_table(tally: Tally) -> Table:
