@@ -8,6 +8,7 @@ import importlib.resources
 import math
 import os
 import signal
+import stat
 import sys
 import tempfile
 import warnings
@@ -612,7 +613,7 @@ async def report(
     """
     async with SQLiteLedger(_existing(ledger)) as book:
         counts = await book.counts(campaign=campaign)
-        with _output(output) as file:
+        with _output(output, other_than=book.path) as file:
             if format == "table":
                 write_table(counts, file)
             else:
@@ -621,11 +622,14 @@ async def report(
 
 
 @contextmanager
-def _output(path: Path | None) -> Iterator[TextIO]:
+def _output(path: Path | None, *, other_than: Path) -> Iterator[TextIO]:
     if path is None:
         yield sys.stdout
         return
+    if path.exists() and path.samefile(other_than):
+        raise ConfigurationError("--output names the ledger itself; name another file")
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    path.chmod(0o600)  # if it was there before
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):  # and no device, such as /dev/null
+        path.chmod(0o600)  # if it was there before
     with open(descriptor, "w", encoding="utf-8", newline="") as file:  # noqa: PTH123 - a descriptor
         yield file

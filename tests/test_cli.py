@@ -1069,6 +1069,17 @@ def test_a_report_is_for_its_user_only(reported: Command, is_there: bool) -> Non
     assert "xxx" not in path.read_text()
 
 
+def test_a_report_spares_its_ledger(reported: Command) -> None:
+    """A report is not written over the ledger that it is of, nor does a device become private."""
+    (ledger,) = (reported.folder / "data").rglob("ledger.sqlite3")
+    status, output = reported("report", "--output", str(ledger))
+    assert status == 2
+    assert "--output names the ledger itself" in output
+    mode = Path(os.devnull).stat().st_mode
+    assert reported("report", "--output", os.devnull)[0] == 0
+    assert Path(os.devnull).stat().st_mode == mode
+
+
 @pytest.mark.parametrize("output", [".", "none/there", "orders.csv/report"])
 def test_a_report_that_cannot_be_written(reported: Command, output: str) -> None:
     """It is told in a line that names the file."""
