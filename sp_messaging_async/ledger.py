@@ -186,6 +186,8 @@ def status_of(error: MessagingError) -> Literal["planned", "skipped", "rejected"
             return "planned"
         case Throttled():
             return "planned"
+        case ApiError() if wire.names_token(error):  # the seller's trouble, and not the message's
+            return "planned"
         case ApiError() | InvalidMessage():
             return "rejected"
         case _:

@@ -432,8 +432,10 @@ class MessagingSession:
         amazon_order_id: str,
         marketplace: Marketplace | str | None,
         patience: Patience,
+        gate: Gate | None = None,
     ) -> Any:
         """Read by the operation of a name, while the caller may withdraw its patience."""
+        await self._pass(gate, patience)
         operation = MESSAGING[name]
         place = self._marketplace(marketplace)
         request = wire.build(
@@ -527,6 +529,7 @@ class MessagingSession:
         wire.checked_order_id(amazon_order_id)
         content.check(request)
         operation.warn_if_retired()
+        await self._pass(gate, patience)
         request = await self._with_uploads(operation, amazon_order_id, request, place, patience)
         http_request = wire.build(
             self.endpoint.api_url, operation, amazon_order_id, place, request, self._agent
@@ -634,13 +637,16 @@ class MessagingSession:
         key = self._plan_key(call.operation)
         gate = call.gate
         while True:
-            if gate is not None and not gate.is_open:
-                await self._with_patience(call.patience, gate.opens)
+            await self._pass(gate, call.patience)
             turn = partial(self._throttle.acquire, key, again=again)
             await self._with_patience(call.patience, turn)
             if gate is None or gate.enter():
                 return
             again = True  # it closed meanwhile; the turn that was waited for is not lost by it
+
+    async def _pass(self, gate: Gate | None, patience: Patience) -> None:
+        if gate is not None and not gate.is_open:
+            await self._with_patience(patience, gate.opens)
 
     async def _exchange(self, call: _Call, token: str) -> wire.HttpAnswer:
         lapsed = None if call.entry is None else call.entry.lapsed

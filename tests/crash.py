@@ -68,6 +68,26 @@ def within(name: str) -> Callable[[Point], None]:
     return arm
 
 
+def around(name: str, argument: str = "", *, after: bool) -> Callable[[Point], None]:
+    """Before or after a method of the database's, if it is called with that argument."""
+
+    def arm(point: Point) -> None:
+        method = getattr(sqlite_ledger._Database, name)
+
+        def watched(database: Any, *args: Any, **kwargs: Any) -> Any:
+            is_meant = not argument or argument in args
+            if is_meant and not after:
+                point.passed()
+            result = method(database, *args, **kwargs)
+            if is_meant and after:
+                point.passed()
+            return result
+
+        setattr(sqlite_ledger._Database, name, watched)
+
+    return arm
+
+
 def before_the_write(point: Point) -> None:
     lapsed = Entry.lapsed
 
@@ -105,6 +125,7 @@ def after_the_answer(point: Point) -> None:
 
 
 POINTS: dict[str, Callable[[Point], None]] = {
+    "the list is being read": within("_stage"),
     "the list is enrolled": within("_merge"),
     "the campaign is taken": within("_take_campaign"),
     "the intent is not committed": at_commit(sqlite_ledger._intend, after=False),
@@ -114,6 +135,16 @@ POINTS: dict[str, Callable[[Point], None]] = {
     "the answer is there": after_the_answer,
     "the answer is not recorded": at_commit(sqlite_ledger._settle, after=False),
     "the answer is recorded": at_commit(sqlite_ledger._settle, after=True),
+    "the ledger is being closed": around("checkpoint", "TRUNCATE", after=False),
+}
+
+# What a run passes when it finds the ledger of one that was killed.
+RECOVERY: dict[str, Callable[[Point], None]] = {
+    "the files are looked at": around("is_whole", after=False),
+    "the interrupted are not committed": around("run", "interrupt all", after=True),
+    "the interrupted are committed": around("checkpoint", "FULL", after=False),
+    "the ledger is marked open": around("checkpoint", "FULL", after=True),
+    "the campaign is taken": POINTS["the campaign is taken"],
 }
 
 
@@ -121,7 +152,7 @@ def main() -> int:
     """Run the command, armed as CRASH_AT says."""
     name, _, number = os.environ.get("CRASH_AT", "").partition(":")
     if name:
-        POINTS[name](Point(int(number)))
+        {**POINTS, **RECOVERY}[name](Point(int(number)))
     session._Shared.__init__ = _fast  # type: ignore[method-assign]
     from sp_messaging_async.cli import run
 

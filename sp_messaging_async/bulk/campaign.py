@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 from ..errors import (
+    ApiError,
     AuthenticationError,
     InvalidOrderList,
     LedgerError,
@@ -30,6 +31,7 @@ from ..marketplaces import Marketplace
 from ..models import GetMessagingActionsForOrderResponse
 from ..operations import MESSAGING
 from ..session import MessagingSession, Patience
+from ..wire import names_token
 from . import order_list
 from .messages import DEFAULT_ACCOUNT, Message, Outcome
 from .outage import Outage
@@ -233,7 +235,9 @@ class CampaignRun:
         session = self._sessions[row.account]
         entry = Entry(self._ledger, row, self._run)
         try:
-            if self._check_actions and (missing := await _unavailable(session, row, patience)):
+            if self._check_actions and (
+                missing := await _unavailable(session, row, patience, outage)
+            ):
                 await entry.skipped(missing)
                 return Outcome(message, "skipped", None, missing)
         except LedgerError:
@@ -260,6 +264,7 @@ class CampaignRun:
             return  # the reason for stopping says more than that the others were withdrawn
         self.unsent[account] = error
         is_refused = isinstance(error, AuthenticationError) and not error.repeatable
+        is_refused = is_refused or (isinstance(error, ApiError) and names_token(error))
         if is_refused or isinstance(error, SessionClosed):
             self.stop([account])
 
@@ -283,12 +288,12 @@ class _Settled(AsyncIterator[Outcome]):
 
 
 async def _unavailable(
-    session: MessagingSession, row: LedgerRow, patience: Patience
+    session: MessagingSession, row: LedgerRow, patience: Patience, outage: Outage
 ) -> MessagingError | None:
     """Why a kind of message cannot be sent to an order, or None if it can."""
     operation = MESSAGING[row.operation]
     answer: GetMessagingActionsForOrderResponse = await session.ask(
-        "getMessagingActionsForOrder", row.amazon_order_id, row.marketplace, patience
+        "getMessagingActionsForOrder", row.amazon_order_id, row.marketplace, patience, outage
     )
     found = {link.name for link in answer.links.actions}
     found |= {action.name for action in answer.embedded.actions}

@@ -90,6 +90,8 @@ class Outage:
 
     def _close(self, amazon_order_id: str) -> None:
         self._become("closed")
+        if self._reading is not None and not self._reading.done():
+            return  # of a pause that a late answer ended; it asks on for this one
         self._reading = asyncio.create_task(self._read_until_answered(amazon_order_id))
 
     async def _read_until_answered(self, amazon_order_id: str) -> None:
@@ -108,8 +110,10 @@ class Outage:
 
 
 def _is_of_an_outage(error: MessagingError | None) -> bool:
-    """Whether nobody answered, or Login with Amazon failed without refusing."""
-    return isinstance(error, TransportError | AuthenticationError) and error.repeatable
+    """Whether nobody answered, or Amazon failed at what comes before a message."""
+    if isinstance(error, TransportError | AuthenticationError):
+        return error.repeatable
+    return isinstance(error, ServerError)
 
 
 def _is_an_answer(error: MessagingError) -> bool:
