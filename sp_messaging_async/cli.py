@@ -27,10 +27,9 @@ from rich.table import Table
 from . import __version__
 from .bulk import Outcome
 from .bulk.campaign import CampaignRun, Problems, enrol
-from .bulk.messages import DEFAULT_ACCOUNT
 from .bulk.progress import Tally, Watch, closing_table, duration, seconds_by_plan
 from .bulk.report import write_csv, write_json, write_table
-from .credentials import Credentials
+from .credentials import DEFAULT_ACCOUNT, Credentials
 from .errors import ConfigurationError, InvalidMessage, MessagingError, RetiredOperationWarning
 from .ledger import DEFAULT_CAMPAIGN, Enrolled, Lane, LedgerRow, LeftAlone, Status
 from .marketplaces import Endpoint, Marketplace
@@ -72,7 +71,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _fail(text: str) -> int:
-    _err.print(text, markup=False)
+    _err.print(_shown(text), markup=False)
     return WRONG_USAGE
 
 
@@ -265,7 +264,12 @@ def _named(row: LeftAlone) -> str:
 
 
 def _say(text: str) -> None:
-    _out.print(text, markup=False, highlight=False, soft_wrap=True)
+    _out.print(_shown(text), markup=False, highlight=False, soft_wrap=True)
+
+
+def _shown(text: str) -> str:
+    """Text of a list, or of an answer, without what would steer the terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def _show_plan(lanes: Sequence[Lane]) -> None:

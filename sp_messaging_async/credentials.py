@@ -12,7 +12,10 @@ from attrs import Attribute, field, frozen
 
 from .errors import ConfigurationError
 
-__all__ = ["Credentials", "CredentialsSource"]
+__all__ = ["DEFAULT_ACCOUNT", "Credentials", "CredentialsSource"]
+
+DEFAULT_ACCOUNT = "default"
+"""The account of whoever names none."""
 
 
 def _given(instance: object, attribute: Attribute[str], value: object) -> None:
@@ -32,7 +35,7 @@ class Credentials:
     client_id: str = field(validator=_given)
     client_secret: str = field(validator=_given, repr=False)
     refresh_token: str = field(validator=_given, repr=False)
-    account: str = field(default="default", validator=_given)
+    account: str = field(default=DEFAULT_ACCOUNT, validator=_given)
 
     @classmethod
     def from_env(cls, account: str | None = None) -> Credentials:
@@ -47,12 +50,12 @@ class Credentials:
             _variable("LWA_APP_ID", suffix, shared=True),
             _variable("LWA_CLIENT_SECRET", suffix, shared=True),
             _variable("SP_API_REFRESH_TOKEN", suffix, shared=False),
-            account or "default",
+            account or DEFAULT_ACCOUNT,
         )
 
     @classmethod
     def from_file(
-        cls, path: str | os.PathLike[str] | None = None, account: str = "default"
+        cls, path: str | os.PathLike[str] | None = None, account: str = DEFAULT_ACCOUNT
     ) -> Credentials:
         """From a TOML or YAML file with `refresh_token`, `lwa_app_id`, `lwa_client_secret`.
 

@@ -334,15 +334,11 @@ class Enrolled:
 
 @frozen
 class Lane:
-    """The messages of one account and operation, which have a usage plan to themselves.
-
-    last: the id of the last row that was planned when the lane was listed.
-    """
+    """The messages of one account and operation, which have a usage plan to themselves."""
 
     account: str
     operation: str
     number: int
-    last: int
 
 
 def new_owner(kind: Literal["run", "call"]) -> str:

@@ -13,7 +13,6 @@ CREATE TABLE facts (
 CREATE TABLE runs (
     id TEXT PRIMARY KEY,
     campaign TEXT NOT NULL,
-    pid INTEGER NOT NULL,
     began_at REAL NOT NULL,
     ended_at REAL               -- NULL until a run has sent all that this one planned
 ) WITHOUT ROWID;
@@ -196,7 +195,7 @@ DELETE FROM temp.staged WHERE line NOT IN (
     SELECT min(line) FROM temp.staged GROUP BY amazon_order_id, operation);
 
 -- begin run
-INSERT INTO runs (id, campaign, pid, began_at) VALUES (:run, :campaign, :pid, :now);
+INSERT INTO runs (id, campaign, began_at) VALUES (:run, :campaign, :now);
 
 -- end run
 UPDATE runs SET ended_at = :now
@@ -294,7 +293,7 @@ SELECT count(*) FROM temp.staged;
 -- A run
 
 -- lanes
-SELECT account, operation, count(*) AS number, max(id) AS last
+SELECT account, operation, count(*) AS number
 FROM messages WHERE run = :run AND status = 'planned'
 GROUP BY account, operation ORDER BY account, operation;
 

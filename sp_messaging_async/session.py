@@ -18,7 +18,7 @@ from attrs import define
 
 from . import __version__, attachments, content, models, wire
 from .auth import TokenSource
-from .credentials import Credentials, CredentialsSource
+from .credentials import DEFAULT_ACCOUNT, Credentials, CredentialsSource
 from .errors import (
     ApiError,
     CallContext,
@@ -148,7 +148,7 @@ class MessagingSession:
         """The seller's name in order lists, as its credentials give it."""
         if isinstance(self._credentials, Credentials):
             return self._credentials.account
-        return "default"
+        return DEFAULT_ACCOUNT
 
     def __repr__(self) -> str:
         return f"<MessagingSession {self.marketplace.name} at {self.endpoint.api_url}>"
@@ -940,7 +940,7 @@ class _Shared:
 def _without_account(credentials: CredentialsSource) -> CredentialsSource:
     # An account is a label of the caller's: two labels of one seller share plan and token.
     if isinstance(credentials, Credentials):
-        return attrs.evolve(credentials, account="default")
+        return attrs.evolve(credentials, account=DEFAULT_ACCOUNT)
     return credentials
 
 

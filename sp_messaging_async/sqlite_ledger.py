@@ -152,7 +152,7 @@ class SQLiteLedger:
         async with self._staging:  # there is one staging table
             await self._do(lambda database: _begin_staging(database, endpoint))
             try:
-                yield SQLiteEnrolment(self._do, campaign)
+                yield SQLiteEnrolment(self, campaign)
             finally:
                 await self._do(_end_staging)
 
@@ -231,8 +231,8 @@ class SQLiteLedger:
 class SQLiteEnrolment:
     """A list on its way into a SQLiteLedger; see `Enrolment`."""
 
-    def __init__(self, do: Callable[..., Awaitable[Any]], campaign: str) -> None:
-        self._do = do
+    def __init__(self, ledger: SQLiteLedger, campaign: str) -> None:
+        self._do = ledger._do
         self._campaign = campaign
 
     async def stage(self, rows: Sequence[tuple[int, Planned]]) -> None:
@@ -246,13 +246,11 @@ class SQLiteEnrolment:
             found = list(database.run("staged conflicts", limit=limit))
             return [Conflict(*row[:4]) for row in found], found[0]["total"] if found else 0
 
-        return await self._do(find, writes=False)  # type: ignore[no-any-return]
+        return await self._do(find, writes=False)
 
     async def merge(self, *, again: bool) -> Enrolled:
         """Bring the ledger up to the list; see `Enrolment.merge`."""
-        return await self._do(  # type: ignore[no-any-return]
-            lambda database: _merge(database, self._campaign, again)
-        )
+        return await self._do(lambda database: _merge(database, self._campaign, again))
 
 
 # What the writer's thread does for them, each within a transaction
@@ -268,8 +266,7 @@ def _forget(cursor: sqlite3.Cursor) -> None:
 
 def _intend(database: _Database, intents: Sequence[Values]) -> list[bool]:
     """All intents in one statement, which spares the event loop many waits for Python's lock."""
-    wanted = {row_id: (row_id, *rest) for row_id, *rest in intents}
-    if len(wanted) < len(intents):  # two want the same row: one after the other
+    if _name_a_row_twice(intents):  # one after the other
         return [_intend(database, [intent])[0] for intent in intents]
     if database.run("intend", intents=json.dumps(intents)).rowcount == len(intents):
         return [True] * len(intents)
@@ -284,13 +281,16 @@ def _intend(database: _Database, intents: Sequence[Values]) -> list[bool]:
 
 
 def _settle(database: _Database, settlements: Sequence[Values]) -> list[None]:
-    latest = {row_id: (row_id, *rest) for row_id, *rest in settlements}
-    if len(latest) < len(settlements):  # two answers for one row: one after the other
+    if _name_a_row_twice(settlements):  # one after the other
         for settlement in settlements:
             _settle(database, [settlement])
     else:
         database.run("settle", settlements=json.dumps(settlements))
     return [None] * len(settlements)
+
+
+def _name_a_row_twice(values: Sequence[Values]) -> bool:
+    return len({row_id for row_id, *_ in values}) < len(values)
 
 
 def _plan(
@@ -367,7 +367,7 @@ def _merge(database: _Database, campaign: str, again: bool) -> Enrolled:
     before = database.number("staged number")
     database.run("merge identical")
     merged = before - database.number("staged number")
-    database.run("begin run", run=run, campaign=campaign, pid=os.getpid())
+    database.run("begin run", run=run, campaign=campaign)
     if again:
         database.run("reopen", campaign=campaign, run=run)
         database.run("permit repeats", campaign=campaign)
@@ -801,10 +801,8 @@ def _enter(path: Path, lock: _Lock, stack: contextlib.ExitStack, *, salvage: boo
     database = _connect(path, stack)
     if is_alone:
         _prepare(database, salvage=salvage)
-    elif _refuse_newer(path, database.version()) < _newest():
-        raise LedgerError(
-            f"the ledger {path} is of an older version, and open elsewhere; close it there first"
-        )
+    else:
+        _refuse_other_version(path, database.version())
     lock.share()
     return database
 
@@ -871,8 +869,10 @@ def _examine(path: Path, *, salvage: bool) -> None:
     _refuse_cut(path, has_wal=bool(wal))
     with _to_look_at(path, is_closed=not wal) as connection:
         found = _Database(path, connection, None)
-        if not _refuse_newer(path, found.version()):
-            return
+        version = found.version()
+        _refuse_newer(path, version)
+        if not version:
+            return  # it has just been made
         was_open = bool(found.fact("open"))
         missing = (found.fact("sequence") < tail) if tail is not None else (was_open and not wal)
         if missing and not salvage:
@@ -889,14 +889,20 @@ def _newest() -> int:
     return sum(name.startswith("migration ") for name in _statements())
 
 
-def _refuse_newer(path: Path, version: int) -> int:
-    """The version itself, unless it is of a later package than this."""
+def _refuse_newer(path: Path, version: int) -> None:
     if version > _newest():
         raise LedgerError(
             f"the ledger {path} was made by a newer version (schema {version}, known here is "
             f"{_newest()}); update sp-messaging-async"
         )
-    return version
+
+
+def _refuse_other_version(path: Path, version: int) -> None:
+    _refuse_newer(path, version)
+    if version < _newest():
+        raise LedgerError(
+            f"the ledger {path} is of an older version, and open elsewhere; close it there first"
+        )
 
 
 def _refuse_cut(path: Path, *, has_wal: bool) -> None:

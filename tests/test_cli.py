@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import codecs
+import contextlib
 import csv
 import io
 import json
@@ -821,6 +822,29 @@ def test_progress_in_a_log_is_a_line() -> None:
         watch.show()
     assert shown.getvalue().startswith("0 of 0: 0 sent, 0 rejected, 0 unknown; ")
     assert len(shown.getvalue().splitlines()) == 1
+
+
+def test_a_text_does_not_steer_the_terminal(command: Command) -> None:
+    """What is shown of a list, which anybody may have written, holds no control sequence."""
+    status, output = command("bulk", command.write(HEADER + row(1, "a\x1b[2Jb\x07c")), **ANYWHERE)
+    assert status == 2
+    assert "text: a\N{REPLACEMENT CHARACTER}[2Jb\N{REPLACEMENT CHARACTER}c" in output
+
+
+@unix
+def test_ctrl_c_ends_the_question(command: Command) -> None:
+    """Ctrl-C while it asks ends the command, without another key."""
+    orders = command.write(HEADER + row(1))
+    with command.terminal("bulk", orders, **command.elsewhere()) as process:
+        process.until("Type 1 ")
+        for _ in range(5):  # one that comes before it waits for a key may go unnoticed
+            process.popen.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.popen.wait(2)
+                break
+        status, _ = process.end(1)
+    assert status == 4
+    assert command.sandbox.login.requests == 0
 
 
 @unix

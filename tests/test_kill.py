@@ -24,7 +24,7 @@ from attrs import define, frozen
 
 from sp_messaging_async.sandbox import Sandbox
 
-from .conftest import FAST
+from .conftest import FAST, fill
 from .crash import POINTS, RECOVERY
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
@@ -429,31 +429,6 @@ async def test_a_commit_that_is_held_up(run: Run, ends: str) -> None:
 def is_told(run: Run, output: str) -> bool:
     """Whether what a person reads names the ledger, in a line of its own."""
     return any(str(run.ledger) in line for line in output.splitlines())
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of eight megabytes: SQLite lets a WAL grow to four."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(folder)]
-    try:
-        done = subprocess.run(mount, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        pytest.skip("no command mount on this system")
-    if done.returncode:
-        pytest.skip(f"no disk can be mounted here: {done.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-
-
-def fill(folder: Path) -> Path:
-    """A file that takes all that is left of a disk."""
-    filler = folder / "filler"
-    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
-        while True:
-            file.write(bytes(1024))
-    return filler
 
 
 @pytest.mark.parametrize("how", ["full", "read-only"])

@@ -1237,9 +1237,9 @@ async def test_a_lane_is_read_by_pages(ledger: Ledger) -> None:
 async def test_a_lane_of_another_account_or_operation(ledger: Ledger) -> None:
     """A lane holds its own messages alone."""
     run = (await enrol(ledger, [planned("one", account="a"), planned("two", account="b")])).run
-    (row,) = await ledger.to_send(run, Lane("b", NAME, 1, 0), 0, 10)
+    (row,) = await ledger.to_send(run, Lane("b", NAME, 1), 0, 10)
     assert row.amazon_order_id == "two"
-    assert await ledger.to_send(run, Lane("a", "createWarranty", 1, 0), 0, 10) == []
+    assert await ledger.to_send(run, Lane("a", "createWarranty", 1), 0, 10) == []
 
 
 @pytest.mark.parametrize("status", EVERY)

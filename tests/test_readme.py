@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
-from sp_messaging_async import MessagingSession, SQLiteLedger
+from sp_messaging_async import MessagingSession, SQLiteLedger, cli
+from sp_messaging_async.bulk import campaign, outage
+from sp_messaging_async.ledger import Status
 from sp_messaging_async.sandbox import Fault, Sandbox
 
 from .conftest import ORDER
@@ -85,6 +88,27 @@ async def test_the_ledger(sandbox: Sandbox, session: MessagingSession, tmp_path:
     async with SQLiteLedger(tmp_path / "ledger") as ledger:
         await code_with("def sold_out_once")["sold_out_once"](session, ledger, ORDER)
     assert len(sandbox.delivered) == 1
+
+
+def test_options_are_the_commands() -> None:
+    """README's table of the options of `bulk` names each that the command has."""
+    listed = set(re.findall(r"^\| `--([a-z-]+)[^|]*` \|", README, re.MULTILINE))
+    has = {name.replace("_", "-") for name in inspect.signature(cli.bulk).parameters}
+    assert listed | {"orders"} == has
+
+
+def test_numbers_are_the_packages() -> None:
+    """What README promises in numbers is what the code keeps to."""
+    assert f"At most {campaign._IN_LANE} messages of one seller and operation" in README
+    assert outage.IN_A_ROW == 5
+    assert README.count("five failures in a row") == 1
+    ends = (cli.ALL_SENT, cli.SOME_NOT_SENT, cli.WRONG_USAGE, cli.SOME_UNKNOWN, cli.STOPPED)
+    words = ("all sent", "some rejected", "usage", "some", "stopped")
+    sentence = " ".join(README.split()).partition("Exit status: ")[2]
+    for number, word in zip(ends, words, strict=True):
+        assert f"{number} {word}" in sentence
+    for status in get_args(Status):
+        assert f"`{status}`" in README
 
 
 def test_the_test_of_a_reader() -> None:

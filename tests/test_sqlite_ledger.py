@@ -34,7 +34,7 @@ from sp_messaging_async import (
 )
 from sp_messaging_async.ledger import Settlement, Status, new_owner
 
-from .conftest import ORDER
+from .conftest import ORDER, fill
 from .test_ledger import ME, NAME, REALM, SHE, enrol, gone, later, planned, put, soon, statuses
 
 Arguments = TypeVarTuple("Arguments")
@@ -1148,31 +1148,6 @@ async def test_killed_while_salvaging(files: Files) -> None:
 
 
 # Disks that are full, read-only, or fail
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of one megabyte."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(folder)]
-    try:
-        done = subprocess.run(mount, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        pytest.skip("no command mount on this system")
-    if done.returncode:
-        pytest.skip(f"no disk can be mounted here: {done.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-
-
-def fill(folder: Path) -> Path:
-    """A file that takes all that is left of a disk."""
-    filler = folder / "filler"
-    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
-        while True:
-            file.write(bytes(1024))
-    return filler
 
 
 async def test_a_full_disk(disk: Path) -> None:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
+from ..credentials import DEFAULT_ACCOUNT
 from ..errors import (
     ApiError,
     AuthenticationError,
@@ -33,7 +34,7 @@ from ..operations import MESSAGING
 from ..session import MessagingSession, Patience
 from ..wire import names_token
 from . import order_list
-from .messages import DEFAULT_ACCOUNT, Message, Outcome
+from .messages import Message, Outcome
 from .outage import Outage
 
 __all__ = ["CampaignRun", "Problems", "enrol"]
@@ -263,10 +264,19 @@ class CampaignRun:
         if account in self._stopped and account in self.unsent:
             return  # the reason for stopping says more than that the others were withdrawn
         self.unsent[account] = error
-        is_refused = isinstance(error, AuthenticationError) and not error.repeatable
-        is_refused = is_refused or (isinstance(error, ApiError) and names_token(error))
-        if is_refused or isinstance(error, SessionClosed):
+        if _ends_a_seller(error):
             self.stop([account])
+
+
+def _ends_a_seller(error: MessagingError) -> bool:
+    """Whether no further message of the seller's can be sent in this run."""
+    match error:
+        case AuthenticationError():
+            return not error.repeatable
+        case ApiError():
+            return names_token(error)
+        case _:
+            return isinstance(error, SessionClosed)
 
 
 class _Settled(AsyncIterator[Outcome]):

@@ -11,12 +11,9 @@ from ..ledger import status_of
 from ..marketplaces import Marketplace
 from ..models import MessageRequest, MessageResponse
 
-__all__ = ["DEFAULT_ACCOUNT", "Message", "Outcome", "OutcomeStatus"]
+__all__ = ["Message", "Outcome", "OutcomeStatus"]
 
 OutcomeStatus: TypeAlias = Literal["sent", "skipped", "rejected", "unknown", "planned"]
-
-DEFAULT_ACCOUNT = "default"
-"""The account of a message that names none."""
 
 
 @frozen

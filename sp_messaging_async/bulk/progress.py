@@ -12,9 +12,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
+from ..credentials import DEFAULT_ACCOUNT
 from ..ledger import Lane
 from ..operations import OPERATIONS, by_request
-from .messages import DEFAULT_ACCOUNT, Outcome, OutcomeStatus
+from .messages import Outcome, OutcomeStatus
 
 __all__ = ["Tally", "Watch", "closing_table", "duration", "seconds_by_plan"]
 

@@ -12,11 +12,12 @@ from typing import Self, TypeAlias
 
 from attrs import frozen
 
+from ..credentials import DEFAULT_ACCOUNT
 from ..errors import ConfigurationError, Finding, InvalidMessage, LedgerError, MessagingError
 from ..ledger import DEFAULT_CAMPAIGN, Ledger, Planned
 from ..operations import by_request
 from ..session import MessagingSession, Patience
-from .messages import DEFAULT_ACCOUNT, Message, Outcome
+from .messages import Message, Outcome
 from .outage import Outage
 
 __all__ = ["SendAll", "send_all"]
