@@ -52,7 +52,7 @@ from sp_messaging_async.ledger import Entry, Status
 from sp_messaging_async.operations import by_request
 from sp_messaging_async.sandbox import Fault, Sandbox
 
-from .conftest import AT_ONCE, FAST, ORDER, Open, requests_of_every_kind
+from .conftest import AT_ONCE, FAST, ORDER, Open, fill, requests_of_every_kind
 from .test_cancellation import (
     A_MINUTE,
     KINDS,
@@ -72,10 +72,8 @@ from .test_cancellation import (
 )
 from .test_failures import AMBIGUOUS, MANY, REFUSED, STATIC_ORDER, Script, patient
 from .test_ledger import told
-from .test_sqlite_ledger import Inside, disk, fill, kill, needs_kill, process, read
+from .test_sqlite_ledger import Inside, kill, needs_kill, process, read
 from .test_transport import Server, answers
-
-__all__ = ["disk"]  # a fixture
 
 TEXT = CreateUnexpectedProblemRequest("Sold out.")
 OTHER_TEXT = CreateUnexpectedProblemRequest("Back in May.")
