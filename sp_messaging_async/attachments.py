@@ -11,10 +11,11 @@ import hashlib
 import itertools
 import os
 import stat
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from . import wire
 from .errors import ApiError, CallContext, InvalidMessage, TransportError
@@ -23,7 +24,7 @@ from .operations import UPLOAD
 from .retry import RetryPolicy, Verdict, judge
 from .transport import Transport
 
-__all__ = ["FileToUpload", "check_readable", "check_total", "put", "read"]
+__all__ = ["FileToUpload", "Files", "check_readable", "check_total", "put", "read"]
 
 
 @frozen
@@ -31,7 +32,7 @@ class FileToUpload:
     """A file that was read and found fit. Its content stays on disk until it is put.
 
     name: what the buyer sees.
-    source: its path, or its content.
+    source: its path, or its content, which then is what was read.
     size: in bytes.
     md5: base64 of the 16 raw bytes, which is how Amazon asks for it.
     """
@@ -61,12 +62,59 @@ async def read(
     return await asyncio.to_thread(_checked, file.file_name, file.path)
 
 
+class Files:
+    """Reads files that many messages carry: each once, unless it has changed meanwhile.
+
+    room: bytes of content kept at most; what finds none is read once more when it is put.
+    """
+
+    def __init__(self, room: int = 64 * 2**20) -> None:
+        self._room = self._left = room
+        self._kept: OrderedDict[object, FileToUpload] = OrderedDict()
+        # Who comes for a file that is being read waits for it. A lock for each would be many.
+        self._locks = [asyncio.Lock() for _ in range(16)]
+
+    async def read(self, path: Path, file_name: str) -> FileToUpload:
+        """A file, read without stalling the event loop. Raises InvalidMessage as `read` does."""
+        async with self._locks[hash(path) % len(self._locks)]:
+            version = await asyncio.to_thread(_version, path)
+            if version not in self._kept:
+                file, content = await asyncio.to_thread(_read, file_name, path)
+                return self._keep(version, file, content)
+            self._kept.move_to_end(version)
+            return evolve(self._kept[version], name=file_name)
+
+    def _keep(self, version: object, file: FileToUpload, content: bytes) -> FileToUpload:
+        """The file with its content, if there is room once the longest unused have gone."""
+        if len(content) > self._room:
+            return file
+        while len(content) > self._left:
+            _, oldest = self._kept.popitem(last=False)
+            self._left += oldest.size
+        self._left -= len(content)
+        self._kept[version] = evolve(file, source=content)
+        return self._kept[version]
+
+
+def _version(path: Path) -> object:
+    """What changes when a file does."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from None
+    return path, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
 def _checked(name: str, source: Path | bytes) -> FileToUpload:
+    return _read(name, source)[0]
+
+
+def _read(name: str, source: Path | bytes) -> tuple[FileToUpload, bytes]:
     content = _content(source)
     if not content:
         raise refuse("attachments", f"{name} is empty")
     _check_size(name, len(content))
-    return FileToUpload(name, source, len(content), _md5(content))
+    return FileToUpload(name, source, len(content), _md5(content)), content
 
 
 def _md5(content: bytes) -> str:
@@ -111,6 +159,8 @@ def _content(source: Path | bytes) -> bytes:
 
 
 def _unchanged(file: FileToUpload) -> bytes:
+    if isinstance(file.source, bytes):
+        return file.source
     content = _content(file.source)
     if _md5(content) != file.md5:
         raise refuse("attachments", f"{file.name} was changed while it was being sent")

@@ -1,17 +1,23 @@
-"""What Amazon does not let a seller write, found before anything is sent.
+"""What Amazon does not let a seller write, found before anything is sent; the language to write in.
 
 Lengths and numbers of attachments are checked where requests are made, in `models`. Source: the
-Messaging API's guide: no HTML, no e-mail addresses.
+Messaging API's guide: no HTML, no e-mail addresses; in the buyer's language, which is the `locale`
+of getAttributes.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator
+from types import ModuleType
 
-from .errors import Finding, InvalidMessage
+from .errors import ConfigurationError, Finding, InvalidMessage
 
-__all__ = ["check", "findings"]
+__all__ = ["check", "checked_locale", "choose_locale", "findings"]
+
+# A distance of langcodes' that spans the variants of a language, and no neighbours' languages.
+_SAME_LANGUAGE = 9
 
 _TAG = re.compile(r"</?[A-Za-z][^<>]*>|<!--|<!doctype", re.IGNORECASE)
 _ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6}|([A-Za-z][A-Za-z0-9]{1,31}));")
@@ -42,6 +48,40 @@ def findings(request: object) -> Iterator[Finding]:
     for match in _EMAIL.finditer(text):
         reason = "an e-mail address, which Amazon refuses; the buyer answers through Amazon"
         yield Finding("text", reason, match.start() + 1)
+
+
+@functools.lru_cache(maxsize=1024)
+def choose_locale(wanted: str | None, offered: tuple[str, ...]) -> str | None:
+    """Which of the locales offered a reader of another understands, or None.
+
+    wanted: the buyer's, as in "pt-BR". It finds "pt", and "zh-TW" finds "zh-Hant".
+    offered: of the texts that there are.
+
+    Needs the `bulk` extra; raises ConfigurationError without it.
+    """
+    langcodes = _langcodes()
+    try:
+        found, distance = langcodes.closest_match(wanted or "", list(offered), _SAME_LANGUAGE)
+    except langcodes.LanguageTagError:
+        return None
+    return str(found) if distance <= _SAME_LANGUAGE else None
+
+
+def checked_locale(locale: str) -> str:
+    """The locale, if there is such a language. Raises InvalidMessage; needs the `bulk` extra."""
+    if not _langcodes().tag_is_valid(locale):
+        reason = f"{locale!r} is no language tag; write one such as de, pt-BR or zh-Hant"
+        raise InvalidMessage(Finding("locale", reason))
+    return locale
+
+
+def _langcodes() -> ModuleType:
+    try:
+        import langcodes
+    except ImportError:
+        install = 'pip install "sp-messaging-async[bulk]"'
+        raise ConfigurationError(f"matching languages needs the bulk extra: {install}") from None
+    return langcodes
 
 
 def _is_named(entity: str) -> bool:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+import stat
+import warnings
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import TypeAlias
@@ -12,7 +15,13 @@ from attrs import Attribute, field, frozen
 
 from .errors import ConfigurationError
 
-__all__ = ["DEFAULT_ACCOUNT", "Credentials", "CredentialsSource"]
+__all__ = [
+    "DEFAULT_ACCOUNT",
+    "Credentials",
+    "CredentialsSource",
+    "ReadableByOthersWarning",
+    "default_file",
+]
 
 DEFAULT_ACCOUNT = "default"
 """The account of whoever names none."""
@@ -41,17 +50,23 @@ class Credentials:
     def from_env(cls, account: str | None = None) -> Credentials:
         """From SP_API_REFRESH_TOKEN, LWA_APP_ID and LWA_CLIENT_SECRET.
 
-        With an account, from the variables with the suffix `_<ACCOUNT>`; the application's two may
-        be left without it, where all accounts authorized the same one. Raises ConfigurationError,
-        naming the variable that is missing.
+        With an account, from the variables with the suffix `_<ACCOUNT>`, which has `_` for what
+        no variable may hold; the application's two may be left without it, where all accounts
+        authorized the same one. Raises ConfigurationError, naming the variable that is missing.
         """
-        suffix = f"_{account.upper()}" if account else ""
+        suffix = _suffix(account)
         return cls(
             _variable("LWA_APP_ID", suffix, shared=True),
             _variable("LWA_CLIENT_SECRET", suffix, shared=True),
             _variable("SP_API_REFRESH_TOKEN", suffix, shared=False),
             account or DEFAULT_ACCOUNT,
         )
+
+    @classmethod
+    def is_in_env(cls, account: str) -> bool:
+        """Whether the environment has a refresh token for an account."""
+        suffix = "" if account == DEFAULT_ACCOUNT else _suffix(account)
+        return bool(os.environ.get("SP_API_REFRESH_TOKEN" + suffix))
 
     @classmethod
     def from_file(
@@ -62,9 +77,10 @@ class Credentials:
         path: python-amazon-sp-api's file in the user's configuration folder, unless given.
         account: the table to read.
 
-        Raises ConfigurationError for a file, account or entry that is missing or unreadable.
+        Raises ConfigurationError for a file, account or entry that is missing or unreadable. Warns
+        with ReadableByOthersWarning of a file that other users of the machine can read.
         """
-        path = _default_file() if path is None else Path(path)
+        path = default_file() if path is None else Path(path)
         entries = _accounts(path).get(account)
         if not isinstance(entries, Mapping):
             raise ConfigurationError(f"{path} has no account {account!r}")
@@ -82,6 +98,21 @@ class Credentials:
         return f"{self.client_id}:{digest}"
 
 
+class ReadableByOthersWarning(UserWarning):
+    """A file of credentials can be read by other users of the machine."""
+
+
+def default_file() -> Path:
+    """Where python-amazon-sp-api keeps its credentials."""
+    windows = os.environ.get("APPDATA") if os.name == "nt" else None
+    folder = Path(windows) if windows else Path.home() / ".config"
+    return folder / "python-sp-api" / "credentials.yml"
+
+
+def _suffix(account: str | None) -> str:
+    return "_" + re.sub(r"\W", "_", account.upper()) if account else ""
+
+
 def _variable(name: str, suffix: str, *, shared: bool) -> str:
     value = os.environ.get(name + suffix) or (os.environ.get(name) if shared else None)
     if not value:
@@ -89,21 +120,23 @@ def _variable(name: str, suffix: str, *, shared: bool) -> str:
     return value
 
 
-def _default_file() -> Path:
-    windows = os.environ.get("APPDATA") if os.name == "nt" else None
-    folder = Path(windows) if windows else Path.home() / ".config"
-    return folder / "python-sp-api" / "credentials.yml"
-
-
 def _accounts(path: Path) -> Mapping[str, object]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"{path} cannot be read ({type(error).__name__})") from None
+    _warn_of_readers(path)
     accounts = _toml(path, text) if path.suffix.lower() == ".toml" else _yaml(path, text)
     if not isinstance(accounts, Mapping):
         raise ConfigurationError(f"{path} holds no accounts")
     return accounts
+
+
+def _warn_of_readers(path: Path) -> None:
+    # Windows says who may read a file in another way, and by default lets the user alone.
+    if os.name == "posix" and stat.S_IMODE(path.stat().st_mode) & 0o077:
+        text = f"{path} can be read by others, and holds secrets; chmod 600 keeps them to you"
+        warnings.warn(text, ReadableByOthersWarning, stacklevel=4)
 
 
 def _toml(path: Path, text: str) -> object:

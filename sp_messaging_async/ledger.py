@@ -62,6 +62,7 @@ Status: TypeAlias = Literal["planned", "sending", "sent", "skipped", "rejected",
 DEFAULT_CAMPAIGN = "default"
 INTERRUPTED = "the sender ended before the answer was recorded"
 
+_VARIABLES = "variables"  # beside the request's own fields
 _MARGIN = 30.0  # seconds that an intent holds longer than its exchange may take
 
 
@@ -71,12 +72,16 @@ class Planned:
 
     account: the seller's name.
     marketplace: the order's marketplace id, if it is another than the session's.
+    variables: what a template, known by its digest, needs to write the text again in another
+        language; None without one.
     """
 
     amazon_order_id: str
     request: MessageRequest = field(repr=False)
     account: str
     marketplace: str | None = None
+    variables: Mapping[str, object] | None = field(default=None, repr=False)
+    template: str | None = None
 
     @property
     def operation(self) -> str:
@@ -96,7 +101,16 @@ class Planned:
             for name in ("coverage_start_date", "coverage_end_date")
         ]
         written = [self.operation, self.account, self.marketplace, text, files, dates]
+        if self.variables is not None:
+            written += [self.template, self.variables]
         return hashlib.sha256(json.dumps(written).encode()).digest()
+
+    def content(self) -> str:
+        """What is to be sent, as a ledger keeps it."""
+        stored = codec.store(self.request)
+        if self.variables is None:
+            return stored
+        return json.dumps({**json.loads(stored), _VARIABLES: self.variables}, ensure_ascii=False)
 
 
 @frozen
@@ -133,6 +147,12 @@ class LedgerRow:
         if self.content is None or request_class is None:
             raise LedgerError(f"what was sent to order {self.amazon_order_id} has been erased")
         return codec.restore(self.content, request_class)
+
+    @property
+    def variables(self) -> Mapping[str, object]:
+        """What its template needs; nothing without a template, or once it was erased."""
+        found: Mapping[str, object] = json.loads(self.content or "{}").get(_VARIABLES) or {}
+        return found
 
     @property
     def response(self) -> MessageResponse:
@@ -334,11 +354,15 @@ class Enrolled:
 
 @frozen
 class Lane:
-    """The messages of one account and operation, which have a usage plan to themselves."""
+    """The messages of one account and operation, which have a usage plan to themselves.
+
+    files: how many are to be uploaded for them, on the account's plan for uploads.
+    """
 
     account: str
     operation: str
     number: int
+    files: int = 0
 
 
 def new_owner(kind: Literal["run", "call"]) -> str:

@@ -293,7 +293,8 @@ SELECT count(*) FROM temp.staged;
 -- A run
 
 -- lanes
-SELECT account, operation, count(*) AS number
+SELECT account, operation, count(*) AS number,
+    coalesce(sum(json_array_length(content, '$.attachments')), 0) AS files
 FROM messages WHERE run = :run AND status = 'planned'
 GROUP BY account, operation ORDER BY account, operation;
 

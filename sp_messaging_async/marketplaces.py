@@ -60,6 +60,11 @@ class Marketplace(Enum):
         self.id = marketplace_id
         self.region = region
 
+    @property
+    def country(self) -> str:
+        """The country's ISO 3166 code, which for the UK is not Amazon's name of it."""
+        return "GB" if self is Marketplace.UK else self.name
+
     @classmethod
     def of(cls, value: Marketplace | str) -> Marketplace:
         """The marketplace that a country code ("US", "UK" or "GB") or a marketplace id names.

@@ -445,6 +445,13 @@ class GetMessagingActionResponse(_Model):
         """The action's name, whichever of its two forms Amazon sent."""
         return self.payload.name if self.payload else None
 
+    @property
+    def disabled(self) -> str | None:
+        """Amazon's reason why it cannot be sent after all, or None if it can."""
+        schema = self.embedded.schema
+        form = schema.payload if schema and isinstance(schema.payload, Mapping) else {}
+        return str(form.get("disabledReason") or "disabled") if form.get("disabled") else None
+
 
 @frozen(repr=False)
 class GetMessagingActionsForOrderResponseLinks(_Model):
@@ -472,6 +479,15 @@ class GetMessagingActionsForOrderResponse(_Model):
         factory=GetMessagingActionsForOrderResponseEmbedded, metadata={"json": "_embedded"}
     )
     errors: tuple[Error, ...] = ()
+
+    @property
+    def names(self) -> frozenset[str]:
+        """What may be sent now, as Amazon calls it here: not always as its operations."""
+        listed = {link.name for link in self.links.actions}
+        actions = self.embedded.actions
+        listed |= {action.name for action in actions}
+        unfit = {action.name for action in actions if action.disabled is not None}
+        return frozenset(name for name in listed - unfit if name)
 
 
 @frozen(repr=False)

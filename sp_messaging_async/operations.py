@@ -20,7 +20,16 @@ from . import models
 from .errors import ConfigurationError, Finding, InvalidMessage, RetiredOperationWarning
 from .models import MessageRequest
 
-__all__ = ["MESSAGING", "OPERATIONS", "UPLOAD", "Operation", "UsagePlan", "by_request", "named"]
+__all__ = [
+    "MESSAGING",
+    "OPERATIONS",
+    "UPLOAD",
+    "Operation",
+    "UsagePlan",
+    "by_action",
+    "by_request",
+    "named",
+]
 
 
 def _positive(instance: object, attribute: Any, value: float) -> None:
@@ -80,6 +89,11 @@ class Operation:
     def kind(self) -> str:
         """The last part of the path, which also names the upload resource."""
         return self.path.rpartition("/")[2]
+
+    @property
+    def action_names(self) -> frozenset[str]:
+        """What getMessagingActionsForOrder may call it."""
+        return frozenset(filter(None, (self.kind, self.name, self.live_name)))
 
     @property
     def takes_text(self) -> bool:
@@ -233,6 +247,14 @@ OPERATIONS: Mapping[str, Operation] = MappingProxyType({**MESSAGING, UPLOAD.name
 
 _BY_REQUEST: dict[type | None, Operation] = {row.request: row for row in _SENDS}
 _BY_ANY_NAME = {name: row for row in MESSAGING.values() for name in (row.name, row.coroutine)}
+
+
+_BY_ACTION = {name: row for row in _SENDS for name in row.action_names}
+
+
+def by_action(name: str) -> Operation | None:
+    """The operation for a name in getMessagingActionsForOrder's answer, or None."""
+    return _BY_ACTION.get(name)
 
 
 def by_request(request: object) -> Operation:

@@ -476,6 +476,9 @@ class MessagingSession:
 
         order_id = wire.checked_order_id(message.amazon_order_id)
         content.check(message.request)
+        for item in getattr(message.request, "attachments", ()):
+            if isinstance(item, LocalFile):  # told now, and not recorded as refused for good
+                await asyncio.to_thread(attachments.check_readable, item.path)
         pause = 0.05  # seconds between looks at what somebody else is sending
         while True:
             row = await ledger.plan(message, campaign, self.endpoint.realm, again=again)
@@ -499,15 +502,18 @@ class MessagingSession:
         patience: Patience,
         entry: Entry | None = None,
         gate: Gate | None = None,
+        files: attachments.Files | None = None,
     ) -> Any:
         """Send as `send` does.
 
         patience: may be withdrawn by the caller meanwhile.
         entry: the message's row, kept up to date. Raises NotPlanned if it may not be sent.
         gate: passed right before the write.
+        files: where files are read that other messages carry too.
         """
+        sending = self._deliver(amazon_order_id, request, marketplace, patience, entry, gate, files)
         try:
-            return await self._deliver(amazon_order_id, request, marketplace, patience, entry, gate)
+            return await sending
         except LedgerError:
             raise
         except MessagingError as error:
@@ -523,6 +529,7 @@ class MessagingSession:
         patience: Patience,
         entry: Entry | None,
         gate: Gate | None,
+        files: attachments.Files | None,
     ) -> Any:
         operation = by_request(request)
         place = self._marketplace(marketplace)
@@ -530,7 +537,9 @@ class MessagingSession:
         content.check(request)
         operation.warn_if_retired()
         await self._pass(gate, patience)
-        request = await self._with_uploads(operation, amazon_order_id, request, place, patience)
+        request = await self._with_uploads(
+            operation, amazon_order_id, request, place, patience, files or attachments.Files(0)
+        )
         http_request = wire.build(
             self.endpoint.api_url, operation, amazon_order_id, place, request, self._agent
         )
@@ -549,15 +558,14 @@ class MessagingSession:
         request: MessageRequest,
         marketplace: Marketplace,
         patience: Patience,
+        kept: attachments.Files,
     ) -> MessageRequest:
         """The request with every LocalFile uploaded. All are read before the first one goes."""
         listed: models.Attached = getattr(request, "attachments", ())
         if not any(isinstance(item, LocalFile) for item in listed):
             return request
         files = [
-            await attachments.read(item.path, item.file_name)
-            if isinstance(item, LocalFile)
-            else item
+            await kept.read(item.path, item.file_name) if isinstance(item, LocalFile) else item
             for item in listed
         ]
         attachments.check_total(files)
@@ -634,7 +642,7 @@ class MessagingSession:
         return token
 
     async def _wait_for_plan(self, call: _Call, *, again: bool) -> None:
-        key = self._plan_key(call.operation)
+        key = self.plan_key(call.operation.name)
         gate = call.gate
         while True:
             await self._pass(gate, call.patience)
@@ -704,9 +712,9 @@ class MessagingSession:
         rate = wire.rate_limit(answer)
         try:
             if answer.status == 429:
-                self._throttle.throttled(self._plan_key(operation))
+                self._throttle.throttled(self.plan_key(operation.name))
             elif rate is not None:
-                self._throttle.learned(self._plan_key(operation), rate)
+                self._throttle.learned(self.plan_key(operation.name), rate)
         except Exception:  # a throttle of the caller's must not hide that the message was sent
             _log.exception("the throttle failed on an answer to %s", operation.name)
 
@@ -802,8 +810,9 @@ class MessagingSession:
             )
         return self._shared_tokens
 
-    def _plan_key(self, operation: Operation) -> PlanKey:
-        return PlanKey(self.endpoint.api_url, self._tokens.seller, operation.name)
+    def plan_key(self, operation: str) -> PlanKey:
+        """What a throttle knows the plan of an operation by. Needs a running event loop."""
+        return PlanKey(self.endpoint.api_url, self._tokens.seller, operation)
 
 
 class Gate(Protocol):

@@ -35,7 +35,6 @@ from typing import Any, Generic, Self, TypeVar
 
 from attrs import field, frozen
 
-from . import codec
 from .errors import LedgerError
 from .ledger import (
     DEFAULT_CAMPAIGN,
@@ -302,7 +301,7 @@ def _plan(
     plan = {
         "account": message.account,
         "marketplace": message.marketplace,
-        "content": codec.store(message.request),
+        "content": message.content(),
         "digest": message.digest(),
     }
     if found is None:
@@ -346,7 +345,7 @@ def _stage(database: _Database, rows: Sequence[tuple[int, Planned]]) -> None:
                 planned.operation,
                 planned.account,
                 planned.marketplace,
-                codec.store(planned.request),
+                planned.content(),
                 planned.digest(),
             )
             for line, planned in rows

@@ -94,6 +94,11 @@ class LocalThrottle:
         ceiling = self._ceilings.get(key.operation)
         self._bucket(key).change_rate(min(rate, ceiling.rate) if ceiling else rate)
 
+    def rate(self, key: PlanKey) -> float:
+        """Requests a second that a plan allows now, as far as Amazon has told."""
+        bucket = self._buckets.get(key)
+        return bucket.rate if bucket else self._plan(key).rate
+
     def waiting(self, key: PlanKey) -> int:
         """How many calls stand in the queue of a plan now."""
         bucket = self._buckets.get(key)
@@ -106,10 +111,13 @@ class LocalThrottle:
         bucket = self._buckets.get(key)
         if bucket is None:
             self._sweep()
-            plan = self._ceilings.get(key.operation) or OPERATIONS[key.operation].plan
+            plan = self._plan(key)
             capacity = max(1.0, plan.burst - self._headroom)
             bucket = self._buckets[key] = _Bucket(loop, capacity, plan.rate)
         return bucket
+
+    def _plan(self, key: PlanKey) -> UsagePlan:
+        return self._ceilings.get(key.operation) or OPERATIONS[key.operation].plan
 
     def _move_to(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._loop is not None and not self._loop.is_closed():
@@ -145,6 +153,10 @@ class _Bucket:
     @property
     def waiting(self) -> int:
         return len(self._again) + len(self._first)
+
+    @property
+    def rate(self) -> float:
+        return self._limiter.rate
 
     def is_idle(self) -> bool:
         return not self.waiting and self._limiter.has_capacity(self._limiter.max_rate)

@@ -15,7 +15,7 @@ from yarl import URL
 from .errors import TransportError
 from .wire import HttpAnswer, HttpRequest
 
-__all__ = ["Exchange", "Transport"]
+__all__ = ["Exchange", "Transport", "connector"]
 
 # Shorter than any server's own: a POST written on a connection that the server is closing is lost
 # with its fate unknown, and a new connection costs a few milliseconds.
@@ -41,10 +41,8 @@ class Transport:
         lapsed: asked right before the write of a body; if it says so, nothing is written.
         """
         if self._http is None:
-            # No limit: a wait for the pool would come after the throttle has let the call go.
-            connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE)
             self._http = aiohttp.ClientSession(
-                connector=connector, cookie_jar=aiohttp.DummyCookieJar()
+                connector=connector(), cookie_jar=aiohttp.DummyCookieJar()
             )
         return Exchange(self._http, request, lapsed)
 
@@ -58,6 +56,12 @@ class Transport:
         self._closed = True
         if self._is_own and self._http is not None:
             await self._http.close()
+
+
+def connector() -> aiohttp.TCPConnector:
+    """Connections that are fit for messages. Needs a running event loop."""
+    # No limit: a wait for the pool would come after the throttle has let the call go.
+    return aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE)
 
 
 class Exchange:

@@ -64,7 +64,7 @@ async def test_the_service(sandbox: Sandbox) -> None:
 async def test_the_bot(sandbox: Sandbox, session: MessagingSession, tmp_path: Path) -> None:
     """The bot's tasks message in the buyer's language, and with a file."""
     bot = code_with("def on_command")
-    sandbox.messaging.locale = "pt-BR"
+    sandbox.orders.locale = "pt-BR"
     await bot["on_command"](session, ORDER)
     path = tmp_path / "warranty.pdf"
     path.write_bytes(b"%PDF")

@@ -5,15 +5,20 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any, cast
 
+from attrs import evolve
+
+from .. import attachments
 from ..credentials import DEFAULT_ACCOUNT
 from ..errors import (
     ApiError,
     AuthenticationError,
     InvalidOrderList,
     LedgerError,
+    MessageNotAvailable,
     MessagingError,
     Problem,
     SessionClosed,
@@ -29,26 +34,29 @@ from ..ledger import (
     Planned,
 )
 from ..marketplaces import Marketplace
-from ..models import GetMessagingActionsForOrderResponse
-from ..operations import MESSAGING
+from ..models import GetAttributesResponse, GetMessagingActionsForOrderResponse, MessageRequest
+from ..operations import MESSAGING, by_action
 from ..session import MessagingSession, Patience
 from ..wire import names_token
 from . import order_list
 from .messages import Message, Outcome
+from .order_list import Listed, Reading
 from .outage import Outage
+from .template import Template
 
-__all__ = ["CampaignRun", "Problems", "enrol"]
+__all__ = ["CampaignRun", "Problems", "available_now", "enrol"]
 
 _BATCH = 1000  # rows that are read, checked and staged together
 _SHOWN = 20  # problems that are told
 _PAGE = 100  # rows that are read from the ledger together
 _IN_LANE = 100  # messages at work for one seller and operation, and so the most intents
 _AT_WORK = 5000  # for all of them, where there are many
+_READY = 10  # messages of a lane whose files are uploaded and that wait for their turn to be sent
 _PASSES = 5  # times that a message is taken up in one run, while it is known to be unsent
 
 
 class Problems:
-    """What is wrong in a list: the first problems, and the number of all and of their rows."""
+    """Problems of a list, or advice: the first of them, and the number of all and of their rows."""
 
     def __init__(self) -> None:
         self.first: list[Problem] = []
@@ -69,40 +77,53 @@ async def enrol(
     campaign: str,
     realm: str,
     *,
+    reading: Reading | None = None,
     again: bool = False,
     keep_going: bool = False,
-) -> tuple[Enrolled, Problems]:
+) -> tuple[Enrolled, Problems, Problems]:
     """Bring a ledger up to a list, and begin a run of it. Sends nothing.
 
     place: the marketplace of rows that name none.
     realm: what the ledger is to call the endpoint.
+    reading: how to read the list, where that is not as usual.
     again: see `Enrolment.merge`.
     keep_going: enrol the good rows of a list that has problems too.
 
-    Raises InvalidOrderList, with problems of all the list, and nothing is enrolled.
+    Returns what it found, the problems, and what was advised against and is sent. Raises
+    InvalidOrderList, with problems of all the list, and nothing is enrolled.
     """
-    problems = Problems()
-    rows = order_list.rows(path, place)
+    reading = reading or Reading()
+    problems, advice = Problems(), Problems()
+    rows = order_list.rows(path, place, reading)
+    template = reading.template.digest if reading.template else None
     async with ledger.enrolment(campaign, realm) as enrolment:
         while batch := await asyncio.to_thread(_batch, rows):
             problems.add([row for row in batch if isinstance(row, Problem)])
-            await enrolment.stage([_planned(row) for row in batch if not isinstance(row, Problem)])
+            listed = [row for row in batch if isinstance(row, Listed)]
+            advice.add([found for row in listed for found in row.advice])
+            await enrolment.stage([_planned(row, template) for row in listed])
         conflicts, number = await enrolment.conflicts(_SHOWN)
         problems.add([_conflict(found) for found in conflicts], number)
         if problems.total and not keep_going:
             raise InvalidOrderList(str(path), problems.first, problems.total)
-        return await enrolment.merge(again=again), problems
+        return await enrolment.merge(again=again), problems, advice
 
 
-def _batch(rows: Iterator[order_list.Listed | Problem]) -> list[order_list.Listed | Problem]:
+def _batch(rows: Iterator[Listed | Problem]) -> list[Listed | Problem]:
     return list(itertools.islice(rows, _BATCH))
 
 
-def _planned(row: order_list.Listed) -> tuple[int, Planned]:
+def _planned(row: Listed, template: str | None) -> tuple[int, Planned]:
     message = row.message
     place = None if message.marketplace is None else Marketplace.of(message.marketplace).id
-    account = message.account or DEFAULT_ACCOUNT
-    return row.line, Planned(message.amazon_order_id, message.request, account, place)
+    return row.line, Planned(
+        message.amazon_order_id,
+        message.request,
+        message.account or DEFAULT_ACCOUNT,
+        place,
+        row.variables,
+        template,
+    )
 
 
 def _conflict(found: Conflict) -> Problem:
@@ -120,6 +141,7 @@ class CampaignRun:
     sessions: by account; each seller's plans are used to the full, side by side.
     limit: the most messages to take up.
     check_actions: ask first whether this kind of message is available for the order.
+    template: what the list was enrolled with; each buyer's language is asked for first.
     pause: seconds before the first read in an outage.
 
     Messages known to be unsent stay planned, and are taken up again up to five times; `unsent`
@@ -135,6 +157,7 @@ class CampaignRun:
         *,
         limit: int | None = None,
         check_actions: bool = False,
+        template: Template | None = None,
         pause: float = 1.0,
     ) -> None:
         self.unsent: dict[str, MessagingError] = {}
@@ -143,6 +166,8 @@ class CampaignRun:
         self._sessions = sessions
         self._left = limit
         self._check_actions = check_actions
+        self._template = template
+        self._files = attachments.Files()
         self._outages = {name: Outage(session, pause) for name, session in sessions.items()}
         self._waiting: dict[str, set[Patience]] = {name: set() for name in sessions}
         self._stopped: set[str] = set()
@@ -155,6 +180,10 @@ class CampaignRun:
             self._stopped.add(account)
             for patience in self._waiting[account]:
                 patience.withdraw()
+
+    def paused(self) -> list[str]:
+        """The accounts that wait for Amazon to answer again."""
+        return [name for name, outage in self._outages.items() if outage.is_closed]
 
     @asynccontextmanager
     async def outcomes(self) -> AsyncIterator[AsyncIterator[Outcome]]:
@@ -188,6 +217,7 @@ class CampaignRun:
             self.stop()
 
     async def _send_lane(self, lane: Lane, in_lane: int) -> None:
+        ready = asyncio.Semaphore(_READY)
         for _ in range(_PASSES):
             slots = asyncio.Semaphore(in_lane)
             async with asyncio.TaskGroup() as group:
@@ -196,7 +226,7 @@ class CampaignRun:
                         await slots.acquire()
                         if not self._may_take(lane.account):
                             return
-                        group.create_task(self._send(row, slots))
+                        group.create_task(self._send(row, slots, ready))
 
     async def _rows(self, lane: Lane) -> AsyncIterator[LedgerRow]:
         after = 0
@@ -212,14 +242,16 @@ class CampaignRun:
             self._left -= 1
         return True
 
-    async def _send(self, row: LedgerRow, slots: asyncio.Semaphore) -> None:
+    async def _send(
+        self, row: LedgerRow, slots: asyncio.Semaphore, ready: asyncio.Semaphore
+    ) -> None:
         outage = self._outages[row.account]
         patience = Patience()
         self._waiting[row.account].add(patience)
         outcome = None
         try:
             with self._stops_all():
-                outcome = await self._outcome(row, patience, outage)
+                outcome = await self._outcome(row, patience, ready)
         finally:
             self._waiting[row.account].discard(patience)
             slots.release()
@@ -231,25 +263,23 @@ class CampaignRun:
         elif outcome.error is not None:
             self._note_unsent(row.account, outcome.error)
 
-    async def _outcome(self, row: LedgerRow, patience: Patience, outage: Outage) -> Outcome:
+    async def _outcome(
+        self, row: LedgerRow, patience: Patience, ready: asyncio.Semaphore
+    ) -> Outcome:
         message = Message(row.amazon_order_id, row.request, row.marketplace, row.account)
-        session = self._sessions[row.account]
         entry = Entry(self._ledger, row, self._run)
         try:
-            if self._check_actions and (
-                missing := await _unavailable(session, row, patience, outage)
-            ):
-                await entry.skipped(missing)
-                return Outcome(message, "skipped", None, missing)
+            request = await self._written(row, patience)
+        except _Unavailable as missing:
+            await entry.skipped(missing)
+            return Outcome(message, "skipped", None, missing)
         except LedgerError:
             raise
         except MessagingError as error:
             await entry.failed(error)
             return Outcome.of_error(message, error)
         try:
-            response = await session.deliver(
-                message.amazon_order_id, message.request, row.marketplace, patience, entry, outage
-            )
+            response = await self._deliver(row, request, patience, entry, ready)
         except NotPlanned:
             beaten = MessagingError("it was sent meanwhile, or by another campaign of the ledger")
             await entry.skipped(beaten)
@@ -259,6 +289,41 @@ class CampaignRun:
         except MessagingError as error:
             return Outcome.of_error(message, error)
         return Outcome(message, "sent", response)
+
+    async def _deliver(
+        self,
+        row: LedgerRow,
+        request: MessageRequest,
+        patience: Patience,
+        entry: Entry,
+        ready: asyncio.Semaphore,
+    ) -> Any:
+        # Files are uploaded just before the send, for what Amazon keeps of them is short-lived.
+        async with ready if getattr(request, "attachments", ()) else nullcontext():
+            return await self._sessions[row.account].deliver(
+                row.amazon_order_id,
+                request,
+                row.marketplace,
+                patience,
+                entry,
+                self._outages[row.account],
+                self._files,
+            )
+
+    async def _written(self, row: LedgerRow, patience: Patience) -> MessageRequest:
+        """What to send: in the language of the buyer, where there is a template."""
+        session, outage = self._sessions[row.account], self._outages[row.account]
+        if self._check_actions:
+            await _check_available(session, row, patience, outage)
+        if self._template is None:
+            return row.request
+        answer: GetAttributesResponse = await session.ask(
+            "getAttributes", row.amazon_order_id, row.marketplace, patience, outage
+        )
+        locale = self._template.locale_for(answer.buyer.locale)
+        text = self._template.text(locale, row.variables)
+        written: MessageRequest = evolve(cast("Any", row.request), text=text)
+        return written
 
     def _note_unsent(self, account: str, error: MessagingError) -> None:
         if account in self._stopped and account in self.unsent:
@@ -297,17 +362,41 @@ class _Settled(AsyncIterator[Outcome]):
         raise StopAsyncIteration
 
 
-async def _unavailable(
+class _Unavailable(MessagingError):
+    """A kind of message that cannot be sent to an order."""
+
+
+async def _check_available(
     session: MessagingSession, row: LedgerRow, patience: Patience, outage: Outage
-) -> MessagingError | None:
-    """Why a kind of message cannot be sent to an order, or None if it can."""
-    operation = MESSAGING[row.operation]
+) -> None:
+    """Raise _Unavailable if a kind of message cannot be sent to an order."""
     answer: GetMessagingActionsForOrderResponse = await session.ask(
         "getMessagingActionsForOrder", row.amazon_order_id, row.marketplace, patience, outage
     )
-    found = {link.name for link in answer.links.actions}
-    found |= {action.name for action in answer.embedded.actions}
-    if found & {operation.kind, operation.name, operation.live_name}:
-        return None
-    names = ", ".join(sorted(name for name in found if name)) or "none"
-    return MessagingError(f"not available for this order now; available: {names}")
+    if not MESSAGING[row.operation].action_names & answer.names:
+        names = ", ".join(_operation_names(answer)) or "none"
+        raise _Unavailable(f"not available for this order now; available: {names}")
+
+
+async def available_now(
+    error: MessagingError | None,
+    session: MessagingSession,
+    amazon_order_id: str,
+    marketplace: Marketplace | str | None = None,
+) -> str:
+    """Of a kind that is not available for an order: which ones are, to be put behind the error."""
+    if not isinstance(error, MessageNotAvailable):
+        return ""
+    try:
+        answer = await session.get_messaging_actions_for_order(
+            amazon_order_id, marketplace=marketplace
+        )
+    except MessagingError:
+        return ""  # the error says enough
+    return f"; available now: {', '.join(_operation_names(answer)) or 'none'}"
+
+
+def _operation_names(answer: GetMessagingActionsForOrderResponse) -> list[str]:
+    """The kinds of message that may be sent, by their operations' names where there are any."""
+    operations = ((name, by_action(name)) for name in answer.names)
+    return sorted({operation.name if operation else name for name, operation in operations})

@@ -1,298 +1,356 @@
-"""Order lists as files: CSV or JSON Lines, read row by row, every problem with its place.
+"""Order lists: what their rows mean, and every problem of them with its place.
 
 Columns: `order_id`, `operation` (Amazon's name, or its snake_case), `text`, `attachments` (paths
-relative to the list's folder, `;` between them), `coverage_start_date`, `coverage_end_date`,
-`marketplace`, `account`. Other columns are left alone.
+from the list's folder, `;` between them; `{column}` stands for a cell of the row),
+`coverage_start_date`, `coverage_end_date`, `marketplace`, `account`. Other columns are variables of
+a template and of paths.
 """
 
 from __future__ import annotations
 
-import csv
-import json
 import re
-from codecs import BOM_UTF8
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import datetime
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import date, datetime, time, tzinfo
 from functools import partial
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
 
-from attrs import evolve, fields_dict, frozen
+from attrs import evolve, field, fields_dict, frozen
 
 from .. import attachments, content, wire
 from ..errors import ConfigurationError, Finding, InvalidMessage, Problem
 from ..marketplaces import Marketplace
 from ..models import MAX_ATTACHMENT_BYTES, Attachment, LocalFile, MessageRequest
 from ..operations import Operation, named
+from . import advice, cells
+from .cells import ORDER_ID, Row
 from .messages import Message
+from .template import Template
 
-__all__ = ["Listed", "rows"]
+__all__ = ["Listed", "Reading", "checked_order_id", "moment", "rows"]
 
-_REQUIRED = ("order_id", "operation")
-_JSON_LINES = (".jsonl", ".ndjson")
-_UNFIT = re.compile("[\0\ud800-\udfff]")  # NUL, and halves of surrogate pairs
+_ORDER_ID = re.compile(r"\d{3}-\d{7}-\d{7}", re.ASCII)
+_VARIABLE = re.compile(r"\{([^{}]*)\}")
 
 T = TypeVar("T")
 
 
 @frozen
+class Reading:
+    """How to read a list.
+
+    encoding: of a text file without a byte order mark; UTF-8 unless given.
+    renamed: other names of columns, by those in the file.
+    operation, text, attachments: of rows that give none.
+    attachments_from: the folder that paths begin in and must stay in; the list's unless given.
+    any_order_id: take order ids of another form than Amazon's 3-7-7 digits.
+    timezone: of dates without an offset.
+    template: writes the texts, in the language of each buyer.
+    strict: take what is only advised against for a problem.
+    """
+
+    encoding: str | None = None
+    renamed: Mapping[str, str] = field(factory=dict)
+    operation: Operation | None = None
+    text: str | None = None
+    attachments: Sequence[str] = ()
+    attachments_from: Path | None = None
+    any_order_id: bool = False
+    timezone: tzinfo | None = None
+    template: Template | None = None
+    strict: bool = False
+
+
+@frozen
 class Listed:
-    """A message, and the line of the list that it begins in."""
+    """A message, and the line of the list that it begins in.
+
+    message: with a template, its text is the one in the default language.
+    variables: what the template needs of the row; None without a template.
+    advice: what had better be written otherwise, and is sent as it is.
+    """
 
     line: int
     message: Message
+    variables: Mapping[str, object] | None = None
+    advice: Sequence[Problem] = ()
 
 
-def rows(path: Path, marketplace: Marketplace) -> Iterator[Listed | Problem]:
+def rows(
+    path: Path, marketplace: Marketplace, reading: Reading = Reading()
+) -> Iterator[Listed | Problem]:
     """The rows of a list, one by one, each a message or what is wrong with it.
 
     marketplace: that of rows that name none; the others must be of its region.
 
-    Raises ConfigurationError for a file that cannot be opened.
+    Raises ConfigurationError for a file that cannot be opened, or an encoding that there is not.
     """
-    read = _json_lines if path.suffix.lower() in _JSON_LINES else _csv
+    reader = _Reader(reading, reading.attachments_from or path.parent, marketplace)
     try:
-        with path.open("rb") as file:
-            for row in read(_lines(file)):
-                if isinstance(row, Problem):
-                    yield row
-                else:
-                    yield from _message(row, path.parent, marketplace)
-    except _Unreadable as error:
+        yield from reader.rows(path)
+    except cells.Unreadable as error:
         yield error.problem
     except OSError as error:
         raise ConfigurationError(
-            f"the order list {path} cannot be read: {error.strerror}"
+            f"the order list {path} cannot be read: {error.strerror or type(error).__name__}"
         ) from None
 
 
-# From a file to cells
+def checked_order_id(text: str, *, any_form: bool = False) -> str:
+    """An order id without what surrounds it. Raises InvalidMessage if it is none.
+
+    any_form: take others than Amazon's, of 3-7-7 digits.
+    """
+    order_id = text.strip()
+    if any_form or not order_id or _ORDER_ID.fullmatch(order_id):
+        return wire.checked_order_id(order_id)
+    reason = (
+        f"{order_id!r} is no order id of 3-7-7 digits, as in 111-2222222-3333333; "
+        "--any-order-id takes it as it is"
+    )
+    raise InvalidMessage(Finding(ORDER_ID, reason))
 
 
-@frozen
-class _Cell:
-    """A value of a row, and the column it stands in."""
+def moment(name: str, text: str, timezone: tzinfo | None) -> datetime:
+    """The time that a field says, with its offset. Raises InvalidMessage if it says none.
 
-    value: object
-    column: int | None
-
-
-@frozen
-class _Row:
-    line: int
-    cells: Mapping[str, _Cell]
-
-    def text(self, name: str) -> str:
-        """A cell as text, "" where there is none."""
-        cell = self.cells.get(name)
-        value = "" if cell is None or cell.value is None else cell.value
-        if not isinstance(value, str):
-            raise InvalidMessage(Finding(name, f"is a {type(value).__name__}; give text"))
-        return _fit(name, value)
-
-    def problem(self, field: str, reason: str) -> Problem:
-        cell = self.cells.get(field)
-        return Problem(self.line, cell.column if cell else None, field, reason)
-
-
-def _fit(name: str, text: str) -> str:
-    """The text, if every character of it can be sent."""
-    if match := _UNFIT.search(text):
-        kind = "NUL" if match[0] == "\0" else "half of a surrogate pair"
-        reason = f"character {match.start() + 1} is {kind}, which cannot be sent; remove it"
+    timezone: of a text without an offset. A date alone is its whole day: the coverage starts with
+        its first second, and ends with its last.
+    """
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        reason = f"{text!r} is no date; write it as 2026-01-31T00:00:00+00:00"
+        raise InvalidMessage(Finding(name, reason)) from None
+    if found.tzinfo is not None:
+        return found
+    if timezone is None:
+        reason = f"{text!r} has no offset; add one, as in +01:00, or give --timezone Europe/Berlin"
         raise InvalidMessage(Finding(name, reason))
-    return text
+    if _is_date(text) and name == "coverage_end_date":
+        found = datetime.combine(found.date(), time(23, 59, 59))
+    return found.replace(tzinfo=timezone)
 
 
-class _Unreadable(Exception):
-    """The file itself cannot be read on from here."""
+class _Findings(list[Finding]):
+    """What is wrong with a row, gathered while all of it is looked at."""
 
-    def __init__(self, line: int, column: int | None, field: str, reason: str) -> None:
-        super().__init__(line, column, field, reason)
-        self.problem = Problem(line, column, field, reason)
-
-
-def _lines(file: Iterable[bytes]) -> Iterator[str]:
-    for number, raw in enumerate(file, start=1):
-        try:
-            line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError as error:
-            before = raw.removeprefix(BOM_UTF8) if number == 1 else raw
-            column = len(before[: error.start].decode("utf-8")) + 1
-            reason = "is not UTF-8; save the list again as UTF-8"
-            raise _Unreadable(number, column, "encoding", reason) from None
-        yield line
-
-
-def _csv(lines: Iterator[str]) -> Iterator[_Row | Problem]:
-    records = _numbered(lines)
-    first = next(records, None)
-    if first is None:
-        raise _Unreadable(1, None, "header", f"is missing; begin with {', '.join(_REQUIRED)}, …")
-    names = _header(*first)
-    for line, record in records:
-        if not any(record):
-            continue
-        if len(record) > len(names):
-            reason = f"{len(record)} cells where the header has {len(names)}; quote commas in texts"
-            yield Problem(line, len(names) + 1, "row", reason)
-            continue
-        cells = zip_longest(names, record, fillvalue="")
-        yield _Row(line, {name: _Cell(cell, at) for at, (name, cell) in enumerate(cells, start=1)})
-
-
-def _numbered(lines: Iterator[str]) -> Iterator[tuple[int, list[str]]]:
-    """Records with the number of their first line."""
-    reader = csv.reader(lines, strict=True)
-    while True:
-        line = reader.line_num + 1
-        try:
-            record = next(reader, None)
-        except csv.Error as error:
-            raise _Unreadable(line, None, "row", f"is no CSV: {_in_words(error)}") from None
-        if record is None:
-            return
-        yield line, record
-
-
-def _in_words(error: csv.Error) -> str:
-    """What the csv module means, for somebody who has never heard of it."""
-    text = str(error)
-    if "end of data" in text:
-        return "a quote that opens in it is never closed"
-    if "new-line" in text:
-        return "it holds a line break of an old kind; save the list again"
-    if "expected after" in text:
-        return (
-            "no comma follows a closing quote; put commas between columns, and write a quote "
-            "within a text twice"
-        )
-    return "a cell is longer than any message may be"
-
-
-def _header(line: int, names: list[str]) -> list[str]:
-    names = [name.strip().lower() for name in names]
-    for name in _REQUIRED:
-        if name not in names:
-            reason = f"the column is missing; the header has {', '.join(names)}"
-            if len(names) == 1 and (";" in names[0] or "\t" in names[0]):
-                reason = "the column is missing; save the list with commas between its columns"
-            raise _Unreadable(line, None, name, reason)
-    for column, name in enumerate(names, start=1):
-        if name and name in names[: column - 1]:
-            raise _Unreadable(line, column, name, "stands twice in the header")
-    return names
-
-
-def _json_lines(lines: Iterator[str]) -> Iterator[_Row | Problem]:
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            data = json.loads(line.rstrip("\r\n"), object_pairs_hook=_unique)
-        except json.JSONDecodeError as error:
-            yield Problem(number, error.colno, "row", f"is no JSON: {error.msg}")
-            continue
-        except _Twice as error:
-            yield Problem(number, None, "row", f"{error} stands twice; keep one of them")
-            continue
-        except ValueError:
-            yield Problem(number, None, "row", "holds a number that is too long")
-            continue
-        except RecursionError:
-            yield Problem(number, None, "row", "is nested too deeply")
-            continue
-        if not isinstance(data, dict):
-            yield Problem(number, 1, "row", "is no JSON object")
-            continue
-        yield _Row(number, {name: _Cell(value, None) for name, value in data.items()})
-
-
-class _Twice(Exception):
-    """A key that an object holds twice."""
-
-
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    values: dict[str, object] = {}
-    for key, value in pairs:
-        if key in values:
-            raise _Twice(repr(key))  # it may be one that cannot be printed
-        values[key] = value
-    return values
-
-
-# From cells to a message
-
-
-def _message(row: _Row, folder: Path, marketplace: Marketplace) -> Iterator[Listed | Problem]:
-    findings: list[Finding] = []
-
-    def tried(read: Callable[[], T]) -> T | None:
+    def tried(self, read: Callable[[], T]) -> T | None:
+        """What was read, or None, and why it was not."""
         try:
             return read()
         except InvalidMessage as error:
-            findings.extend(error.findings)
+            self.extend(error.findings)
             return None
 
-    order_id = tried(lambda: wire.checked_order_id(row.text("order_id").strip()))
-    operation = tried(lambda: _operation(row))
-    request = tried(lambda: _request(row, operation, folder)) if operation else None
-    override = tried(lambda: _optional(row, "marketplace", marketplace.of_same_region))
-    account = tried(lambda: row.text("account").strip() or None)
-    for finding in findings:
-        yield row.problem(_COLUMNS.get(finding.field, finding.field), _words(finding))
-    if order_id and request and not findings:
-        yield Listed(row.line, Message(order_id, request, override, account))
 
+@frozen
+class _Reader:
+    """Turns the rows of one list into messages."""
 
-_COLUMNS = {"amazon_order_id": "order_id", "file_name": "attachments", "path": "attachments"}
+    reading: Reading
+    folder: Path
+    marketplace: Marketplace
+    root: Path = field(init=False)  # the folder without links, which no path may lead out of
 
+    @root.default
+    def _root(self) -> Path:
+        return self.folder.resolve()
 
-def _words(finding: Finding) -> str:
-    place = "" if finding.position is None else f"at character {finding.position}: "
-    return place + finding.reason
+    def rows(self, path: Path) -> Iterator[Listed | Problem]:
+        reading = self.reading
+        operation = reading.template.operation if reading.template else reading.operation
+        required = (ORDER_ID,) if operation else (ORDER_ID, "operation")
+        listed = cells.read(path, required, encoding=reading.encoding, renamed=reading.renamed)
+        for row in listed:
+            if isinstance(row, Problem):
+                yield row
+                continue
+            missing = self._missing_columns(row)
+            yield from missing or self._message(row)
+            if missing and row.is_of_table:  # and so it is in all the others
+                return
 
+    def _missing_columns(self, row: Row) -> list[Problem]:
+        template = self.reading.template
+        found = template.findings(row.cells.keys()) if template else ()
+        return [row.problem(finding.field, finding.reason) for finding in found]
 
-def _operation(row: _Row) -> Operation:
-    operation = named(row.text("operation"))
-    if not operation.messages_buyer:
-        raise InvalidMessage(Finding("operation", f"{operation.name} messages nobody"))
-    return operation
+    def _message(self, row: Row) -> Iterator[Listed | Problem]:
+        findings = _Findings()
+        order_id = findings.tried(partial(self._order_id, row))
+        operation = findings.tried(partial(self._operation, row))
+        variables = findings.tried(partial(self._variables, row))
+        request = None
+        if operation and variables is not None:
+            request = findings.tried(partial(self._request, row, operation, variables))
+        place = findings.tried(
+            partial(_optional, row, "marketplace", self.marketplace.of_same_region)
+        )
+        account = findings.tried(lambda: row.text("account").strip() or None)
+        advised = list(self._advice(row, request, variables, place or self.marketplace))
+        problems = [_problem(row, finding) for finding in findings]
+        yield from problems
+        if self.reading.strict:
+            yield from advised
+        if order_id and request and not problems and not (advised and self.reading.strict):
+            message = Message(order_id, request, place, account)
+            yield Listed(row.line, message, variables if self.reading.template else None, advised)
 
+    def _order_id(self, row: Row) -> str:
+        return checked_order_id(row.text(ORDER_ID), any_form=self.reading.any_order_id)
 
-def _request(row: _Row, operation: Operation, folder: Path) -> MessageRequest:
-    make: Any = operation.request
-    takes = fields_dict(make)
-    readers: dict[str, Callable[[], object]] = {
-        "text": partial(row.text, "text"),
-        "attachments": partial(_attachments, row, folder),
-        "coverage_start_date": partial(_optional, row, "coverage_start_date", _date),
-        "coverage_end_date": partial(_optional, row, "coverage_end_date", _date),
-    }
-    values: dict[str, object] = {}
-    findings: list[Finding] = []
-    for name, read in readers.items():
+    def _operation(self, row: Row) -> Operation:
+        template, given = self.reading.template, row.text("operation").strip()
+        if not given:
+            operation = template.operation if template else self.reading.operation
+            if operation is not None:
+                return operation
+            raise InvalidMessage(Finding("operation", "is empty; --operation gives one to all"))
+        operation = named(given)
+        if not operation.messages_buyer:
+            raise InvalidMessage(Finding("operation", f"{operation.name} messages nobody"))
+        if template and operation is not template.operation:
+            reason = f"{template.name} is for {template.operation.name}; list the others elsewhere"
+            raise InvalidMessage(Finding("operation", reason))
+        return operation
+
+    def _variables(self, row: Row) -> Mapping[str, object]:
+        """What the template needs of a row; an empty cell is none of it."""
+        names = self.reading.template.columns if self.reading.template else ()
+        values = {name: row.value(name) for name in sorted(names)}
+        return {name: value for name, value in values.items() if value not in (None, "")}
+
+    def _request(
+        self, row: Row, operation: Operation, variables: Mapping[str, object]
+    ) -> MessageRequest:
+        """The request; with a template, that in its default language, all others checked too."""
+        findings = _Findings()
+        values = self._values(row, operation, findings)
+        template = self.reading.template
+        if template is None:
+            return _checked(operation, values, findings)
+        requests = {
+            locale: findings.tried(partial(_in_language, template, locale, values, variables))
+            for locale in template.texts
+        }
+        default = requests[template.default_locale]
+        if findings or default is None:
+            raise InvalidMessage(*dict.fromkeys(findings))  # a file is amiss in every language
+        return default
+
+    def _values(self, row: Row, operation: Operation, findings: _Findings) -> dict[str, object]:
+        """The request's fields, but for those that could not be read."""
+        readers: dict[str, Callable[[], object]] = {
+            "text": partial(self._text, row, operation),
+            "attachments": partial(self._attachments, row, operation),
+            "coverage_start_date": partial(self._date, row, "coverage_start_date"),
+            "coverage_end_date": partial(self._date, row, "coverage_end_date"),
+        }
+        takes = fields_dict(_class_of(operation))
+        before = len(findings)
+        values = {}
+        for name, read in readers.items():
+            value = findings.tried(read)
+            if len(findings) == before:
+                values[name] = value
+            before = len(findings)
+        for name, value in values.items():
+            if value and name not in takes:
+                reason = f"{operation.name} sends none; clear it, so that nothing is lost unseen"
+                findings.append(Finding(name, reason))
+        return {name: value for name, value in values.items() if name in takes}
+
+    def _text(self, row: Row, operation: Operation) -> str:
+        template, text = self.reading.template, row.text("text")
+        if template is None:
+            return text or (self.reading.text or "" if operation.takes_text else "")
+        if text and "text" not in template.columns:
+            reason = f"{template.name} writes the text; clear the cell, or use it as {{{{ text }}}}"
+            raise InvalidMessage(Finding("text", reason))
+        return ""
+
+    def _attachments(self, row: Row, operation: Operation) -> tuple[LocalFile, ...]:
+        files = tuple(self._file(row, path) for path in self._paths(row, operation))
+        total = sum(attachments.check_readable(file.path) for file in files)
+        if total > MAX_ATTACHMENT_BYTES:
+            reason = f"come to {total:,} bytes; Amazon takes {MAX_ATTACHMENT_BYTES:,} a message"
+            raise InvalidMessage(Finding("attachments", reason))
+        return files
+
+    def _paths(self, row: Row, operation: Operation) -> Sequence[str]:
+        cell = row.cells.get("attachments")
+        listed = cell.value if cell is not None else None
+        if isinstance(listed, list) and all(isinstance(path, str) for path in listed):
+            given = [cells.fit("attachments", path) for path in listed]
+        else:
+            paths = row.text("attachments").split(";")
+            given = [path.strip() for path in paths if path.strip()]
+        return given or (self.reading.attachments if operation.takes_attachments else ())
+
+    def _file(self, row: Row, path: str) -> LocalFile:
+        file = self.folder / _VARIABLE.sub(partial(_cell_of, row), path)
         try:
-            values[name] = read()
-        except InvalidMessage as error:
-            findings.extend(error.findings)
-    for name, value in values.items():
-        if value and name not in takes:
-            reason = f"{operation.name} sends none; clear it, so that nothing is lost unseen"
-            findings.append(Finding(name, reason))
-    return _checked(make, {name: values[name] for name in values if name in takes}, findings)
+            is_inside = file.resolve().is_relative_to(self.root)
+        except (OSError, RuntimeError, ValueError) as error:  # a loop of links, or no path at all
+            reason = f"{path!r} is no path that can be followed ({type(error).__name__})"
+            raise InvalidMessage(Finding("attachments", reason)) from None
+        if not is_inside:
+            reason = f"{file} is not within {self.root}; --attachments-from names another folder"
+            raise InvalidMessage(Finding("attachments", reason))
+        return LocalFile(file)
+
+    def _date(self, row: Row, name: str) -> datetime | None:
+        return _optional(row, name, lambda text: moment(name, text, self.reading.timezone))
+
+    def _advice(
+        self,
+        row: Row,
+        request: MessageRequest | None,
+        variables: Mapping[str, object] | None,
+        place: Marketplace,
+    ) -> Iterator[Problem]:
+        """What had better not be written. A template's own words are looked at once, elsewhere."""
+        if self.reading.template is None:
+            written = {"text": getattr(request, "text", "")}
+        else:
+            written = {name: str(value) for name, value in (variables or {}).items()}
+        for name, text in written.items():
+            for finding in advice.of_text(text, place.country):
+                yield _problem(row, evolve(finding, field=name))
 
 
-def _checked(make: Any, values: dict[str, object], findings: list[Finding]) -> MessageRequest:
-    """The request of these values, if nothing was found nor is now; all of it is told at once."""
-    stand_ins = {name: _STAND_INS[name] for name in fields_dict(make) if name not in values}
+# From cells to values
+
+
+def _class_of(operation: Operation) -> Any:
+    return operation.request
+
+
+def _in_language(
+    template: Template, locale: str, values: Mapping[str, object], variables: Mapping[str, object]
+) -> MessageRequest:
+    text = template.text(locale, variables)
     try:
-        request: MessageRequest = make(**{**values, **stand_ins})
-        content.check(request)
+        return _checked(template.operation, {**values, "text": text}, _Findings())
     except InvalidMessage as error:
-        findings.extend(error.findings)
-    if findings:
+        named_by_locale = (
+            evolve(finding, field=f"text.{locale}") if finding.field == "text" else finding
+            for finding in error.findings
+        )
+        raise InvalidMessage(*named_by_locale) from None
+
+
+def _checked(
+    operation: Operation, values: Mapping[str, object], findings: _Findings
+) -> MessageRequest:
+    """The request of these values, if nothing was found nor is now; all of it is told at once."""
+    make = _class_of(operation)
+    stand_ins = {name: _STAND_INS[name] for name in fields_dict(make) if name not in values}
+    request: MessageRequest | None = findings.tried(lambda: make(**{**values, **stand_ins}))
+    if request is not None:
+        findings.extend(content.findings(request))
+    if findings or request is None:
         raise InvalidMessage(*findings)
     return request
 
@@ -306,24 +364,20 @@ _STAND_INS: dict[str, object] = {
 }
 
 
-def _attachments(row: _Row, folder: Path) -> tuple[LocalFile, ...]:
-    files = tuple(LocalFile(folder / path) for path in _paths(row))
-    total = sum(attachments.check_readable(file.path) for file in files)
-    if total > MAX_ATTACHMENT_BYTES:
-        reason = f"come to {total:,} bytes; Amazon takes {MAX_ATTACHMENT_BYTES:,} a message"
+def _cell_of(row: Row, variable: re.Match[str]) -> str:
+    """What a path's `{column}` stands for."""
+    name = cells.plain_name(variable[1])
+    if name not in row.cells:
+        reason = f"{variable[0]} is no column; the list has {', '.join(row.cells)}"
         raise InvalidMessage(Finding("attachments", reason))
-    return files
+    value = str(row.value(name) or "").strip()
+    if not value:
+        reason = f"{variable[0]} is empty in this row; fill the cell"
+        raise InvalidMessage(Finding("attachments", reason))
+    return value
 
 
-def _paths(row: _Row) -> list[str]:
-    cell = row.cells.get("attachments")
-    listed = cell.value if cell is not None else None
-    if isinstance(listed, list) and all(isinstance(path, str) for path in listed):
-        return [_fit("attachments", path) for path in listed]
-    return [path.strip() for path in row.text("attachments").split(";") if path.strip()]
-
-
-def _optional(row: _Row, name: str, read: Callable[[str], T]) -> T | None:
+def _optional(row: Row, name: str, read: Callable[[str], T]) -> T | None:
     text = row.text(name).strip()
     try:
         return read(text) if text else None
@@ -331,9 +385,19 @@ def _optional(row: _Row, name: str, read: Callable[[str], T]) -> T | None:
         raise InvalidMessage(*(evolve(finding, field=name) for finding in error.findings)) from None
 
 
-def _date(text: str) -> datetime:
+def _is_date(text: str) -> bool:
     try:
-        return datetime.fromisoformat(text)
+        date.fromisoformat(text)
     except ValueError:
-        reason = f"{text!r} is no date; write it as 2026-01-31T00:00:00+00:00"
-        raise InvalidMessage(Finding("date", reason)) from None
+        return False
+    return True
+
+
+# From findings to problems
+
+_COLUMNS = {"amazon_order_id": ORDER_ID, "file_name": "attachments", "path": "attachments"}
+
+
+def _problem(row: Row, finding: Finding) -> Problem:
+    place = "" if finding.position is None else f"at character {finding.position}: "
+    return row.problem(_COLUMNS.get(finding.field, finding.field), place + finding.reason)

@@ -47,6 +47,11 @@ class Outage:
         """Whether a message may line up for its plan."""
         return self._state == "open" or (self._state == "trial" and not self._on_trial)
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing goes until Amazon answers again."""
+        return self._state == "closed"
+
     async def opens(self) -> None:
         """Return when it is open."""
         while not self.is_open:

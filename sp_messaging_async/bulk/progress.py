@@ -2,118 +2,368 @@
 
 from __future__ import annotations
 
+import heapq
+import math
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self, TypeAlias
 
+from attrs import Factory, define, frozen
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from ..credentials import DEFAULT_ACCOUNT
 from ..ledger import Lane
-from ..operations import OPERATIONS, by_request
+from ..operations import OPERATIONS, UPLOAD, by_request
 from .messages import Outcome, OutcomeStatus
 
-__all__ = ["Tally", "Watch", "closing_table", "duration", "seconds_by_plan"]
+__all__ = [
+    "RateOf",
+    "Tally",
+    "Watch",
+    "closing_table",
+    "duration",
+    "rate_by_table",
+    "seconds_by_plans",
+]
 
-_WINDOW = 10.0  # seconds over which the rate is measured
-_REFRESH = 0.1  # seconds between changes of the bar
-_LINE_EVERY = 5.0  # seconds between lines where there is no terminal
-_NAMED = 20  # messages that were not sent, named at the end
+RateOf: TypeAlias = Callable[[str, str], float]
+"""Of an account and an operation: the requests a second that the usage plan allows now."""
 
 STATUSES: tuple[OutcomeStatus, ...] = ("sent", "skipped", "rejected", "unknown", "planned")
+
+_WINDOW = 10.0  # seconds over which a rate is measured,
+_IN_WINDOW = 10  # or messages, where those take longer
+_NAMED = 20  # messages that were not sent, named at the end
+
+_REFRESH = 0.2  # seconds between changes of the display,
+_REST = 100  # or so many times what the last one took: a run of 10,000 sellers is not slowed
+_CHOOSE = 10.0  # seconds for which the same lanes are shown, where there are too many
+_MOST_LANES = 10  # shown together
+_OTHER_LINES = 6  # of a display: heads, "more", "all", two notes, and the prompt to come
+
 _STYLES = {"sent": "green", "unknown": "bold red", "rejected": "red"}
+_PAUSED = "paused: Amazon does not answer"
 
 
-def seconds_by_plan(operation: str, number: int) -> float:
-    """What a usage plan makes so many requests take, its burst being unspent."""
-    plan = OPERATIONS[operation].plan
-    return max(0.0, (number - plan.burst) / plan.rate)
+def rate_by_table(account: str, operation: str) -> float:
+    """Amazon's default, the same for everyone."""
+    return OPERATIONS[operation].plan.rate
+
+
+def seconds_by_plans(
+    lanes: Iterable[Lane],
+    lookups: Sequence[str] = (),
+    rate_of: RateOf = rate_by_table,
+    *,
+    burst: bool = True,
+) -> dict[str, float]:
+    """What the usage plans make all of it take, for each account; they go on side by side.
+
+    lookups: operations that are called once for every message.
+    burst: whether the buckets are full to begin with.
+    """
+    seconds: dict[str, float] = {}
+    for lane in _lanes(lanes, lookups, rate_of, burst=burst):
+        longest, _ = lane.seconds_left(lane.number)
+        seconds[lane.account] = max(seconds.get(lane.account, 0.0), longest)
+    return seconds
 
 
 class Tally:
-    """Counts outcomes. `clock` tells seconds."""
+    """Counts outcomes.
 
-    def __init__(self, lanes: Iterable[Lane], clock: Callable[[], float] = time.monotonic) -> None:
-        self._left = Counter({(lane.account, lane.operation): lane.number for lane in lanes})
-        self.total = self._left.total()
+    lookups: operations that are called once for every message.
+    rate_of: asked again with every outcome of an account, for a rate is learned from answers.
+    paused: the accounts that wait for Amazon to answer.
+    limit: the most messages that will be taken up.
+    clock: tells seconds.
+    """
+
+    def __init__(
+        self,
+        lanes: Iterable[Lane],
+        *,
+        lookups: Sequence[str] = (),
+        rate_of: RateOf = rate_by_table,
+        paused: Callable[[], Collection[str]] = tuple,
+        limit: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._by_lane = {
+            (lane.account, lane.operation): lane for lane in _lanes(lanes, lookups, rate_of)
+        }
+        self.lanes = list(self._by_lane.values())
+        number = sum(lane.number for lane in self.lanes)
+        self.total = number if limit is None else min(limit, number)
+        self.done = 0
         self.by_operation: dict[str, Counter[str]] = {}
         self.named: list[Outcome] = []
-        self._clock = clock
-        self._began = clock()
-        self._plan_rate = sum(OPERATIONS[name].plan.rate for _, name in self._left)
-        # When outcomes came of late, and what the plans allowed then.
-        self._recent: deque[tuple[float, float]] = deque()
+        self.clock = clock
+        self.began = clock()
+        self._rate_of = rate_of
+        self._paused = paused
+
+    @property
+    def left(self) -> int:
+        """Messages without an outcome as yet."""
+        return max(0, self.total - self.done)
+
+    @property
+    def paused(self) -> Collection[str]:
+        """Accounts that have something left, and wait for Amazon to answer."""
+        paused = self._paused()
+        if not paused:
+            return ()
+        return {lane.account for lane in self.lanes if lane.account in paused and lane.left}
+
+    def all_paused(self, paused: Collection[str]) -> bool:
+        """Whether nothing goes on until Amazon answers."""
+        return all(lane.account in paused for lane in self.lanes if lane.left)
 
     def count(self, outcome: Outcome) -> None:
         """Count one outcome."""
         operation = by_request(outcome.message.request).name
         self.by_operation.setdefault(operation, Counter())[outcome.status] += 1
-        self._recent.append((self._clock(), self._plan_rate))
-        lane = (outcome.message.account or DEFAULT_ACCOUNT, operation)
-        self._left[lane] -= 1
-        if not self._left[lane]:
-            self._plan_rate -= OPERATIONS[operation].plan.rate
+        self.done += 1
+        lane = self._lane(outcome.message.account or DEFAULT_ACCOUNT, operation)
+        lane.count(outcome.status, self.clock(), self._rate_of)
         if outcome.status != "sent" and len(self.named) < _NAMED:
             self.named.append(outcome)
 
     def count_unsent(self) -> None:
         """Count what is left as planned; nothing more will come."""
-        for (_, operation), number in self._left.items():
-            if number > 0:
-                self.by_operation.setdefault(operation, Counter())["planned"] += number
-        self._left.clear()
+        for lane in self.lanes:
+            if lane.left:
+                self.by_operation.setdefault(lane.operation, Counter())["planned"] += lane.left
+                lane.left = 0
+        self.done = self.total
 
     def number(self, status: OutcomeStatus | None = None) -> int:
         """Outcomes of a status, or all."""
         counters = self.by_operation.values()
         return sum(each.total() if status is None else each[status] for each in counters)
 
-    def rates(self) -> tuple[float, float]:
-        """Outcomes a second of late, and how many the usage plans refilled for."""
-        now = self._clock()
-        while self._recent and self._recent[0][0] < now - _WINDOW:
-            self._recent.popleft()
-        span = min(_WINDOW, now - self._began)
-        plan = self._recent[0][1] if self._recent else self._plan_rate
-        return len(self._recent) / span if span > 0 else 0.0, plan
+    def rates(self) -> tuple[float | None, float]:
+        """Outcomes a second of late, None if it is too early to tell, and what the plans allow."""
+        now = self.clock()
+        at_work = [lane for lane in self.lanes if lane.left]
+        reached = [rate for lane in at_work if (rate := lane.rate(now)) is not None]
+        return sum(reached) if reached else None, sum(lane.plan.rate for lane in at_work)
 
     def seconds_left(self) -> float:
-        """What the usage plans make the rest take, their bursts being spent."""
-        left: Mapping[tuple[str, str], int] = self._left
-        loads = [(OPERATIONS[name].plan.rate, count) for (_, name), count in left.items()]
-        return max((count / rate for rate, count in loads), default=0.0)
+        """What the usage plans make the rest take."""
+        return self.longest()[0]
+
+    def longest(self) -> tuple[float, str]:
+        """The seconds left, and what makes them, unless it is the plan of an operation itself."""
+        left = self.left
+        return max((lane.seconds_left(left) for lane in self.lanes), key=_first, default=(0.0, ""))
 
     def __str__(self) -> str:
-        counts = ", ".join(f"{self.number(status)} {status}" for status in _SHOWN)
-        rate, plan = self.rates()
-        return f"{counts}; {rate:.1f}/s, plan {plan:.0f}/s; {duration(self.seconds_left())} left"
+        counts = ", ".join(f"{self.number(status):,} {status}" for status in STATUSES[:4])
+        if not self.left:
+            return f"{counts}; took {duration(self.clock() - self.began)}"
+        reached, plan = self.rates()
+        rate = f"{_rate(reached or 0.0, plan)}/s of the plan's {_rate(plan, plan)}/s"
+        return f"{counts}; {rate}; {self._time_left()}"
+
+    def _time_left(self) -> str:
+        paused = self.paused
+        if paused and self.all_paused(paused):
+            return _PAUSED
+        seconds, why = self.longest()
+        time_left = f"{duration(seconds)} left{f' ({why})' if why else ''}"
+        return f"{time_left}; {_several_paused(paused)}" if paused else time_left
+
+    def _lane(self, account: str, operation: str) -> LaneTally:
+        lane = self._by_lane.get((account, operation))
+        if lane is None:  # an outcome that nobody announced is counted, and nothing more of it
+            (lane,) = _lanes([Lane(account, operation, 0)], (), self._rate_of)
+            self._by_lane[account, operation] = lane
+        return lane
 
 
-_SHOWN: tuple[OutcomeStatus, ...] = ("sent", "rejected", "unknown")
+@define(eq=False)
+class LaneTally:
+    """What became of one lane so far.
+
+    plans: the usage plans it needs, and what for; its own operation's is the first.
+    """
+
+    account: str
+    operation: str
+    number: int = 0
+    files: int = 0
+    left: int = 0
+    counts: Counter[str] = Factory(Counter)
+    plans: list[tuple[str, _Plan]] = Factory(list)
+    _pace: _Pace = Factory(lambda: _Pace())
+
+    @property
+    def plan(self) -> _Plan:
+        """Its operation's."""
+        return self.plans[0][1]
+
+    @property
+    def done(self) -> int:
+        """Messages that have an outcome."""
+        return self.number - self.left
+
+    def count(self, status: OutcomeStatus, now: float, rate_of: RateOf) -> None:
+        """Count one outcome."""
+        self.counts[status] += 1
+        if not self.left:
+            return
+        self.left -= 1
+        for _, plan in self.plans:
+            plan.rate = rate_of(self.account, plan.operation)
+        own = self.plan
+        if self.done >= own.burst:  # what a full bucket let go at once tells nothing of the rate
+            self._pace.add(now, self.done, own.rate)
+
+    def rate(self, now: float) -> float | None:
+        """Outcomes a second of late; None if it is too early to tell."""
+        return self._pace.rate(now, self.done, self.plan.rate)
+
+    def seconds_left(self, most: int) -> tuple[float, str]:
+        """What its plans make the rest take, and whose plan does, if it is not its own.
+
+        most: messages that will be taken up at most.
+        """
+        left = min(self.left, most)
+        if not left:
+            return 0.0, ""
+        if len(self.plans) == 1:
+            return self.plan.seconds(left), ""
+        # Of two that take as long, its own is told: that is the one on display.
+        times = [(plan.seconds(left * plan.by_message(self)), why) for why, plan in self.plans]
+        return max(times, key=_first)
+
+
+@define(eq=False)
+class _Plan:
+    """One usage plan of an account, and the lanes that need it, which take turns.
+
+    burst: what it lets go at once to begin with.
+    """
+
+    operation: str
+    rate: float
+    burst: float
+    lanes: list[LaneTally] = Factory(list)
+
+    def by_message(self, lane: LaneTally) -> float:
+        """Requests for a message of the lane."""
+        return lane.files / max(1, lane.number) if self.operation == UPLOAD.name else 1
+
+    def seconds(self, wanted: float) -> float:
+        """Until it has let go so many requests of one lane, and the other lanes' meanwhile."""
+        requests = done = 0.0
+        for lane in self.lanes:
+            by_message = self.by_message(lane)
+            requests += min(wanted, lane.left * by_message)
+            done += lane.done * by_message
+        return max(0.0, requests - max(0.0, self.burst - done)) / self.rate
+
+
+class _Pace:
+    """How fast outcomes come of late."""
+
+    __slots__ = ("_last", "_marks")
+
+    def __init__(self) -> None:
+        self._marks: deque[tuple[float, int]] = deque()  # (when, how many were done then)
+        self._last = 0.0
+
+    def add(self, now: float, done: int, plan: float) -> None:
+        """Note that one more is done. plan: a second."""
+        self._last = now
+        window = _window(plan)
+        if not self._marks or now - self._marks[-1][0] >= window / 20:
+            self._forget(now - window)
+            self._marks.append((now, done))
+
+    def rate(self, now: float, done: int, plan: float) -> float | None:
+        """Outcomes a second; None if it is too early to tell."""
+        if not self._marks:
+            return None
+        self._forget(now - _window(plan))
+        since, done_then = self._marks[0]
+        # The next one is not late before the plan's time for it is over.
+        span = max(self._last, now - 1 / plan) - since
+        return (done - done_then) / span if span >= _WINDOW / 20 else None
+
+    def _forget(self, before: float) -> None:
+        while len(self._marks) > 1 and self._marks[0][0] < before:
+            self._marks.popleft()
+
+
+def _first(pair: tuple[float, str]) -> float:
+    return pair[0]
+
+
+def _window(plan: float) -> float:
+    return max(_WINDOW, _IN_WINDOW / plan)
+
+
+def _lanes(
+    lanes: Iterable[Lane], lookups: Sequence[str], rate_of: RateOf, *, burst: bool = True
+) -> list[LaneTally]:
+    """The lanes with their usage plans, of which those of one account share some."""
+    found: dict[tuple[str, str], LaneTally] = {}
+    for lane in lanes:
+        one = found.setdefault(
+            (lane.account, lane.operation), LaneTally(lane.account, lane.operation)
+        )
+        one.number += lane.number
+        one.left += lane.number
+        one.files += lane.files
+    plans: dict[tuple[str, str], _Plan] = {}
+    for one in found.values():
+        for why, operation in _needs(one, lookups):
+            key = (one.account, operation)
+            if key not in plans:
+                # A token of the burst is left unused, as by LocalThrottle.
+                spare = max(1.0, OPERATIONS[operation].plan.burst - 1) if burst else 0.0
+                plans[key] = _Plan(operation, rate_of(*key), spare)
+            one.plans.append((why, plans[key]))
+            plans[key].lanes.append(one)
+    return list(found.values())
+
+
+def _needs(lane: LaneTally, lookups: Sequence[str]) -> Iterator[tuple[str, str]]:
+    yield "", lane.operation
+    for name in lookups:
+        yield "look-ups", name
+    if lane.files:
+        yield "uploads", UPLOAD.name
 
 
 class Watch:
-    """Shows a tally as it grows: a bar on a terminal, a line now and then elsewhere."""
+    """Shows a tally as it grows: a live display on a terminal, a line now and then elsewhere.
 
-    def __init__(self, tally: Tally, console: Console) -> None:
+    interval: seconds between lines.
+    """
+
+    def __init__(self, tally: Tally, console: Console, *, interval: float = 10.0) -> None:
         self._tally = tally
         self._console = console
-        self._progress = Progress(
-            BarColumn(bar_width=5),
-            MofNCompleteColumn(),
-            TextColumn("{task.description}"),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self._task = self._progress.add_task(str(tally), total=tally.total)
-        self._next = time.monotonic() + (0 if console.is_terminal else _LINE_EVERY)
+        self._interval = interval
+        is_live = console.is_terminal and console.is_interactive
+        self._display = _Display(tally, console) if is_live else None
+        self._next = tally.clock() + (0 if is_live else interval)
+        self._ended = False
 
     def __enter__(self) -> Self:
-        self._progress.start()
+        if self._display:
+            self._display.live.start()
+            self.show()
         return self
 
     def __exit__(
@@ -122,37 +372,345 @@ class Watch:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._progress.stop()
+        if self._display:
+            self._display.draw()
+            self._display.live.stop()
 
     def show(self) -> None:
         """Show the tally as it is now, unless that was done a moment ago."""
-        now, done = time.monotonic(), self._tally.number()
-        if now < self._next and done < self._tally.total:
+        now = self._tally.clock()
+        is_last = not self._tally.left
+        if self._ended or (now < self._next and not is_last):
             return
-        if self._console.is_terminal:
-            self._next = now + _REFRESH
-            self._progress.update(self._task, completed=done, description=str(self._tally))
+        self._ended = is_last
+        if self._display:
+            self._display.draw()
+            took = self._tally.clock() - now
+            self._next = now + max(_REFRESH, took * _REST)
         else:
-            self._next = now + _LINE_EVERY
-            self._console.print(f"{done} of {self._tally.total}: {self._tally}", soft_wrap=True)
+            self._next = now + self._interval
+            line = f"{self._tally.done:,} of {self._tally.total:,}: {self._tally}"
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+class _Display:
+    """Draws a tally: a row for each lane, as many as there is room for, and a row for all."""
+
+    def __init__(self, tally: Tally, console: Console) -> None:
+        # Drawn by whoever calls `draw`: a thread of Live's own would write between two writes.
+        self.live = Live(console=console, auto_refresh=False)
+        self._tally = tally
+        self._console = console
+        self._names = {lane.account: _shown(lane.account, console) for lane in tally.lanes}
+        self._chosen: list[LaneTally] = []
+        self._choose_at = -math.inf
+
+    def draw(self) -> None:
+        """Put the tally, as it is now, in the place of what was drawn before."""
+        self.live.update(self._picture(), refresh=True)
+
+    def _picture(self) -> Text:
+        """The tally as it is now, in lines that fit the console."""
+        paused = self._tally.paused
+        rows = self._rows(paused)
+        lines = [*_lines(_fitted(rows, self._console))]
+        lines += [Text(note, "yellow") for note in self._notes(paused)]
+        return Text("\n", no_wrap=True, overflow="crop").join(lines)
+
+    def _rows(self, paused: Collection[str]) -> list[_Row]:
+        lanes = self._lanes()
+        several = len(self._names) > 1
+        rows = [self._row(lane, paused, several=several) for lane in lanes]
+        more = len(self._tally.lanes) - len(lanes)
+        if more:
+            rows.append(_Row(operation=f"and {more:,} more"))
+        if len(self._tally.lanes) != 1:
+            rows.append(self._row_of_all(paused))
+        return rows
+
+    def _lanes(self) -> list[LaneTally]:
+        """Those that take longest, in the list's order; for a while the same, to be read."""
+        now, lanes = self._tally.clock(), self._tally.lanes
+        room = max(1, min(_MOST_LANES, self._console.height - _OTHER_LINES))
+        if len(lanes) <= room:
+            return lanes
+        is_over = any(not lane.left for lane in self._chosen) and self._tally.left
+        if now >= self._choose_at or is_over or len(self._chosen) != room:
+            longest = heapq.nlargest(room, range(len(lanes)), key=self._length)
+            self._chosen = [lanes[index] for index in sorted(longest)]
+            self._choose_at = now + _CHOOSE
+        return self._chosen
+
+    def _length(self, index: int) -> tuple[float, int]:
+        lane = self._tally.lanes[index]
+        return lane.seconds_left(self._tally.left)[0], lane.left
+
+    def _row(self, lane: LaneTally, paused: Collection[str], *, several: bool) -> _Row:
+        left = min(lane.left, self._tally.left)
+        seconds, why = lane.seconds_left(left)
+        is_paused = lane.account in paused
+        return _Row(
+            self._names[lane.account] if several else "",
+            lane.operation,
+            (lane.rate(self._tally.clock()), lane.plan.rate) if left else None,
+            lane.counts,
+            left,
+            _time_left(left, seconds, is_paused=is_paused),
+            "" if is_paused else why,
+        )
+
+    def _row_of_all(self, paused: Collection[str]) -> _Row:
+        tally = self._tally
+        seconds, why = tally.longest()
+        is_paused = bool(paused) and tally.all_paused(paused)
+        return _Row(
+            "",
+            "all",
+            tally.rates() if tally.left else None,
+            {status: tally.number(status) for status in STATUSES},
+            tally.left,
+            _time_left(tally.left, seconds, is_paused=is_paused),
+            "" if is_paused else why,
+        )
+
+    def _notes(self, paused: Collection[str]) -> Iterator[str]:
+        tally = self._tally
+        if paused:
+            yield _PAUSED if tally.all_paused(paused) else _several_paused(paused)
+        if not tally.left:
+            messages = "1 message" if tally.total == 1 else f"{tally.total:,} messages"
+            yield f"{messages} took {duration(tally.clock() - tally.began)}"
+
+
+@frozen
+class _Row:
+    """What is told of a lane, before it is known what there is room for."""
+
+    account: str = ""
+    operation: str = ""
+    rates: tuple[float | None, float] | None = None
+    counts: Mapping[str, int] = Factory(dict)
+    left: int | None = None
+    time_left: str = ""
+    why: str = ""
+
+
+@frozen
+class _Column:
+    """A head, and a cell for each row."""
+
+    head: str
+    cells: Sequence[str | Text]
+    style: str = ""
+    is_left: bool = False
+
+    @property
+    def width(self) -> int:
+        """In cells of the terminal."""
+        return max(cell_len(self.head), *map(_width, self.cells))
+
+
+@frozen
+class _Layout:
+    """How much is told where there is less and less room.
+
+    statuses: which have a column of their own: all, those that any message has, or only "sent".
+    bar, account: the least width of these columns; a bar of 0 is left out.
+    heads: shorter ones.
+    rate: whether it is told in numbers.
+    """
+
+    statuses: Literal["all", "any", "sent"]
+    bar: int
+    account: int
+    heads: Mapping[str, str] = Factory(dict)
+    rate: bool = True
+
+
+_SHORT = {
+    "rate": "rate/s",
+    "skipped": "skip",
+    "rejected": "rej.",
+    "unknown": "unk.",
+    "time left": "time",
+}
+_LAYOUTS = (
+    _Layout("all", 12, 40),
+    _Layout("any", 4, 16),
+    _Layout("any", 4, 8, _SHORT),
+    _Layout("sent", 4, 6, _SHORT),
+    _Layout("sent", 0, 6, _SHORT),
+    _Layout("sent", 0, 2, _SHORT, rate=False),
+)
+_WIDEST_BAR = 40
+_NOT_SENT: tuple[OutcomeStatus, ...] = ("skipped", "rejected", "unknown")
+
+
+def _fitted(rows: Sequence[_Row], console: Console) -> list[_Column]:
+    """The columns of the richest layout that there is room for."""
+    has_rates = any(row.rates for row in rows)
+    accounts = _Column("account", [row.account for row in rows], is_left=True)
+    wanted = accounts.width + 1 if any(row.account for row in rows) else 0
+    for layout in _LAYOUTS:
+        columns = _columns(rows, layout)
+        room = console.width - sum(column.width + 1 for column in columns) + 1
+        bar = layout.bar + 1 if layout.bar and has_rates else 0
+        if room >= min(wanted, layout.account + 1) + bar:
+            break
+    # The bar gives way first, down to its least width, and then the names of accounts.
+    bar = min(_WIDEST_BAR, max(bar, room - wanted))
+    if bar > 1 and has_rates:
+        columns.insert(1, _bars(rows, bar - 1, console))
+        room -= bar
+    if wanted:
+        columns.insert(0, _shortened(accounts, max(1, min(wanted, room) - 1), console))
+    return columns
+
+
+def _columns(rows: Sequence[_Row], layout: _Layout) -> list[_Column]:
+    """Those whose width does not depend on the room."""
+    heads = layout.heads
+    columns = [_Column("operation", [row.operation for row in rows], is_left=True)]
+    if layout.rate and any(row.rates for row in rows):
+        unit = "" if "rate" in heads else "/s"
+        columns.append(
+            _Column(heads.get("rate", "rate"), [_of_plan(row.rates, unit) for row in rows])
+        )
+    columns.append(_Column("sent", [_counted(row, ("sent",)) for row in rows], _STYLES["sent"]))
+    for head, statuses in _not_sent(rows[-1], layout).items():
+        cells = [_counted(row, statuses) for row in rows]
+        columns.append(_Column(heads.get(head, head), cells, _STYLES.get(head, "")))
+    left = ["" if row.left is None else f"{row.left:,}" for row in rows]
+    columns.append(_Column("left", left))
+    times = [row.time_left for row in rows]
+    columns.append(_Column(heads.get("time left", "time left"), times))
+    if any(row.why for row in rows):
+        columns.append(_Column("bound by", [row.why for row in rows], is_left=True))
+    return columns
+
+
+def _not_sent(row_of_all: _Row, layout: _Layout) -> Mapping[str, Sequence[OutcomeStatus]]:
+    """The statuses that have a column, by its head."""
+    found = [status for status in _NOT_SENT if row_of_all.counts.get(status)]
+    if layout.statuses == "sent" and len(found) > 1:
+        return {"other": _NOT_SENT}
+    return {status: (status,) for status in (_NOT_SENT if layout.statuses == "all" else found)}
+
+
+def _counted(row: _Row, statuses: Sequence[OutcomeStatus]) -> str:
+    if row.left is None:
+        return ""
+    return f"{sum(row.counts.get(status, 0) for status in statuses):,}"
+
+
+def _of_plan(rates: tuple[float | None, float] | None, unit: str) -> str:
+    if rates is None:
+        return ""
+    reached, plan = rates
+    told = "-" if reached is None else _rate(reached, plan)
+    return f"{told} of {_rate(plan, plan).removesuffix('.0')}{unit}"
+
+
+def _rate(rate: float, plan: float) -> str:
+    """With as many digits as a plan needs to be told from another."""
+    digits = 0 if plan >= 100 else max(1, 1 - math.floor(math.log10(plan)))
+    return f"{rate:,.{digits}f}"
+
+
+def _bars(rows: Sequence[_Row], width: int, console: Console) -> _Column:
+    return _Column("", [_bar(row.rates, width, console) for row in rows], is_left=True)
+
+
+def _bar(rates: tuple[float | None, float] | None, width: int, console: Console) -> Text:
+    """The rate reached, of a width that is the plan's."""
+    bar = Text()
+    if rates is None:
+        return bar
+    reached, plan = rates
+    halves = round(2 * width * min(1.0, (reached or 0.0) / plan))
+    full, half, rest = "=-." if console.options.ascii_only else "━╸─"
+    bar.append(full * (halves // 2) + half * (halves % 2), "green")
+    bar.append(rest * (width - bar.cell_len), "bright_black")
+    return bar
+
+
+def _shortened(accounts: _Column, width: int, console: Console) -> _Column:
+    mark = "~" if console.options.ascii_only else "…"
+    cells = [_short(str(cell), width, mark) for cell in accounts.cells]
+    return _Column(_short(accounts.head, width, mark), cells, is_left=True)
+
+
+def _short(name: str, width: int, mark: str) -> str:
+    """A name of so many cells, without its middle: many differ in their last letters only."""
+    if cell_len(name) <= width:
+        return name
+    after = (width - 1) // 2
+    end = set_cell_size(name[::-1], after)[::-1]
+    return set_cell_size(name, width - 1 - after) + mark + end
+
+
+def _lines(columns: Sequence[_Column]) -> Iterator[Text]:
+    widths = [column.width for column in columns]
+    yield _line([Text(column.head, "dim") for column in columns], columns, widths)
+    for cells in zip(*(column.cells for column in columns), strict=True):
+        yield _line(cells, columns, widths)
+
+
+def _line(cells: Sequence[str | Text], columns: Sequence[_Column], widths: Sequence[int]) -> Text:
+    line = Text()
+    for cell, column, width in zip(cells, columns, widths, strict=True):
+        pad = " " * (width - _width(cell))
+        if not column.is_left:
+            line.append(pad)
+        if isinstance(cell, Text):
+            line.append_text(cell)
+        else:
+            line.append(cell, "" if cell == "0" else column.style)
+        line.append(pad + " " if column.is_left else " ")
+    line.rstrip()
+    return line
+
+
+def _width(cell: str | Text) -> int:
+    return cell.cell_len if isinstance(cell, Text) else cell_len(cell)
+
+
+def _shown(name: str, console: Console) -> str:
+    """A name that anybody may have given, without what would steer or stop the terminal."""
+    safe = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)
+    return safe.encode(console.encoding, "replace").decode(console.encoding)
+
+
+def _time_left(left: int, seconds: float, *, is_paused: bool) -> str:
+    if not left:
+        return "done"
+    return "paused" if is_paused else duration(seconds)
+
+
+def _several_paused(paused: Collection[str]) -> str:
+    accounts = "1 account" if len(paused) == 1 else f"{len(paused):,} accounts"
+    return f"{accounts} {_PAUSED}"
 
 
 def closing_table(tally: Tally) -> Table:
     """What became of the messages, by operation."""
     shown = [status for status in STATUSES if status == "sent" or tally.number(status)]
     table = Table()
-    table.add_column("operation")
+    table.add_column("operation", no_wrap=True)
     for status in shown:
         table.add_column(status, justify="right", style=_STYLES.get(status, ""))
     for operation, counts in sorted(tally.by_operation.items()):
-        table.add_row(operation, *(str(counts[status]) for status in shown))
+        table.add_row(operation, *(f"{counts[status]:,}" for status in shown))
     table.add_section()
-    table.add_row("all", *(str(tally.number(status)) for status in shown))
+    table.add_row("all", *(f"{tally.number(status):,}" for status in shown))
     return table
 
 
 def duration(seconds: float) -> str:
-    """Seconds as minutes:seconds, with hours where there are any."""
+    """Seconds as minutes:seconds, with hours where there are any; days and hours from a day on."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
+    days, hours_of_day = divmod(hours, 24)
+    if days:
+        return f"{days:,} d {hours_of_day} h"
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,18 +1,21 @@
-"""What became of all messages: a table, JSON or CSV, written row by row."""
+"""What became of all messages: a table, JSON or CSV, written row by row, or a page for people."""
 
 from __future__ import annotations
 
 import csv
 import json
 from collections.abc import AsyncIterator, Mapping
+from datetime import datetime
+from pathlib import Path
 from typing import TextIO
 
 from rich.console import Console
 from rich.table import Table
 
 from ..ledger import LedgerRow, Status
+from .report_page import Page
 
-__all__ = ["write_csv", "write_json", "write_table"]
+__all__ = ["write_csv", "write_html", "write_json", "write_table"]
 
 _COLUMNS = (
     "order_id",
@@ -63,12 +66,48 @@ async def write_csv(
     *,
     show_text: bool = False,
 ) -> None:
-    """A line for every message, under a header. Of the counts it has no need."""
+    """A line for every message, under a header. Of the counts it has no need.
+
+    It begins with a byte order mark, without which a spreadsheet takes UTF-8 for another encoding.
+    """
+    file.write("\ufeff")
     columns = (*_COLUMNS, "content") if show_text else _COLUMNS
     writer = csv.DictWriter(file, columns)
     writer.writeheader()
     async for row in rows:
-        writer.writerow(_values(row, show_text=show_text))
+        values = _values(row, show_text=show_text)
+        writer.writerow({name: _harmless(value) for name, value in values.items()})
+
+
+async def write_html(
+    rows: AsyncIterator[LedgerRow],
+    file: TextIO,
+    *,
+    campaign: str | None,
+    made_at: datetime,
+    ledger: Path | None = None,
+) -> None:
+    """One page that needs nothing beside it, for a browser. It counts for itself.
+
+    campaign: the only one that the rows are of, or None.
+    made_at: when, aware.
+    ledger: its file, where the commands on the page must name it.
+
+    Raises ConfigurationError, with nothing read or written, if the extra `bulk` is not installed.
+    """
+    page = Page(campaign, made_at, ledger)
+    async for row in rows:
+        page.add(row)
+    file.write(page.html())
+
+
+# What makes a spreadsheet run a cell; the wide forms do so in some languages.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+
+
+def _harmless(value: object) -> object:
+    """A cell that no spreadsheet runs as a formula."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 
 def _values(row: LedgerRow, *, show_text: bool) -> dict[str, object]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from html.entities import html5
 from pathlib import PurePath
 from typing import Literal, cast
@@ -13,10 +13,11 @@ from aiohttp import hdrs, web
 from .. import codec
 from ..marketplaces import Marketplace
 from ..models import FILE_TYPES, MAX_ATTACHMENT_BYTES, Attached, Attachment, MessageRequest
-from ..operations import MESSAGING, UPLOAD, Operation
+from ..operations import UPLOAD, Operation
 from .answers import api_error, api_ok
 from .inbox import Delivered, DeliveredFile
 from .login import Login, Refused
+from .orders import Orders
 from .plans import Plans
 from .uploads import Place, Uploads, place_of
 
@@ -58,7 +59,7 @@ class Messaging:
 
     actions_form: in which of its two forms getMessagingActionsForOrder answers; the static order
         always gets the model's, as at Amazon.
-    locale: what getAttributes tells of every buyer.
+    orders: what is known of each order.
     """
 
     def __init__(
@@ -68,11 +69,11 @@ class Messaging:
         uploads: Uploads,
         clock: Callable[[], float],
         actions_form: ActionsForm,
-        locale: str,
+        orders: Orders,
     ) -> None:
         self.delivered: list[Delivered] = []
         self.actions_form: ActionsForm = actions_form
-        self.locale = locale
+        self._orders = orders
         self._login = login
         self._plans = plans
         self._uploads = uploads
@@ -111,6 +112,9 @@ class Messaging:
             raise _invalid("Invalid Input")
         if content is None:
             return 200, self._read(operation, order_id, marketplace)
+        if operation not in self._orders.available(order_id):
+            text = "Invalid amazonOrderId and template combination."
+            raise _Refusal(403, "Unauthorized", text)
         files = self._files(operation, order_id, content, seller)
         self.delivered.append(
             Delivered(operation.name, order_id, marketplace, content, files, seller, self._clock())
@@ -134,14 +138,13 @@ class Messaging:
 
     def _read(self, operation: Operation, order_id: str, marketplace: Marketplace) -> object:
         if operation.name == "getAttributes":
-            return {"buyer": {"locale": self.locale}}
-        links = _links(order_id, marketplace)
+            return {"buyer": {"locale": self._orders.locale_of(order_id, marketplace)}}
+        available = self._orders.available(order_id)
+        links = _links(order_id, marketplace, available)
         if order_id == SUCCEEDS:
             return {"_links": links}
         action = _live_action if self.actions_form == "live" else _model_action
-        actions = [
-            action(row, order_id, marketplace) for row in MESSAGING.values() if row.messages_buyer
-        ]
+        actions = [action(row, order_id, marketplace) for row in available]
         return {"_links": links, "_embedded": {"actions": actions}}
 
     def _files(
@@ -225,13 +228,11 @@ def _path(row: Operation, order_id: str, marketplace: Marketplace) -> str:
     return f"{path}?marketplaceIds={marketplace.id}"
 
 
-def _links(order_id: str, marketplace: Marketplace) -> dict[str, object]:
+def _links(
+    order_id: str, marketplace: Marketplace, available: Iterable[Operation]
+) -> dict[str, object]:
     order = f"/messaging/v1/orders/{order_id}?marketplaceIds={marketplace.id}"
-    actions = [
-        {"href": _path(row, order_id, marketplace), "name": row.kind}
-        for row in MESSAGING.values()
-        if row.messages_buyer
-    ]
+    actions = [{"href": _path(row, order_id, marketplace), "name": row.kind} for row in available]
     return {"self": {"href": order}, "actions": actions}
 
 

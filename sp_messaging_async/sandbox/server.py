@@ -22,6 +22,7 @@ from .faults import UPLOAD as PUT
 from .inbox import Delivered
 from .login import Login
 from .messaging import ActionsForm, Messaging
+from .orders import Orders
 from .plans import Plans
 from .uploads import Uploads, place_of
 
@@ -37,7 +38,8 @@ class Sandbox:
     plans: other usage plans than Amazon's defaults, by Amazon's name of the operation.
     token_lifetime: of access tokens, in seconds.
     actions_form: "live" or "model", the two forms of getMessagingActionsForOrder.
-    locale: the language of every buyer.
+    locale: the language of every buyer; that of the marketplace unless given. `orders` says it of
+        single ones, and what may be sent to them.
 
     Raises ValueError for a plan of a name that is no operation.
 
@@ -53,7 +55,7 @@ class Sandbox:
         plans: Mapping[str, UsagePlan] | None = None,
         token_lifetime: float = 3600,
         actions_form: ActionsForm = "live",
-        locale: str = "en-US",
+        locale: str | None = None,
     ) -> None:
         self._host = host
         self._port = port
@@ -63,7 +65,7 @@ class Sandbox:
         self._plan_changes = plans
         self._token_lifetime = token_lifetime
         self._actions_form: ActionsForm = actions_form
-        self._locale = locale
+        self.orders = Orders(locale)
 
     async def __aenter__(self) -> Self:
         clock = asyncio.get_running_loop().time
@@ -72,7 +74,7 @@ class Sandbox:
         self.plans = Plans(self._plan_changes, clock)
         self._uploads = Uploads(clock)
         self.messaging = Messaging(
-            self.login, self.plans, self._uploads, clock, self._actions_form, self._locale
+            self.login, self.plans, self._uploads, clock, self._actions_form, self.orders
         )
         self._runner = web.AppRunner(
             self._app(), access_log=None, handle_signals=False, shutdown_timeout=1

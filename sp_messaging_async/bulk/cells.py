@@ -1,0 +1,477 @@
+"""Lists as files: CSV with any usual separator and encoding, JSON Lines or a workbook, as rows.
+
+What a row means is not known here; see `order_list`.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import json
+import re
+import warnings
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from datetime import datetime, time
+from itertools import chain, zip_longest
+from pathlib import Path
+from typing import IO
+
+from attrs import frozen
+
+from ..errors import ConfigurationError, Finding, InvalidMessage, Problem
+
+__all__ = ["ORDER_ID", "Cell", "Row", "Unreadable", "fit", "plain_name", "read"]
+
+_JSON_LINES = (".jsonl", ".ndjson")
+_WORKBOOKS = (".xlsx", ".xlsm")
+_SEPARATORS = ",;\t"
+_LONGEST_LINE = 2**20  # characters
+
+ORDER_ID = "order_id"
+# What Amazon's own reports, and other programs, call it.
+_ALSO_ORDER_ID = ("amazon_order_id", "orderid", "amazonorderid")
+
+_UNFIT = re.compile("[\0\x80-\x9f\ud800-\udfff]")
+# How a spreadsheet shows a number that it took a long id for, and a value that it has none for.
+_ROUNDED = re.compile(r"[+-]?\d(?:[.,]\d+)?E\+\d\d+", re.IGNORECASE)
+_NO_VALUE = re.compile(
+    r"#(?:N/A|NV|REF!|BEZUG!|VALUE!|WERT!|NAME\?|DIV/0!|NUM!|ZAHL!|NULL!|#+)", re.IGNORECASE
+)
+_EXACT = 10**15  # a spreadsheet keeps 15 digits of a number
+
+
+@frozen
+class Cell:
+    """A value of a row, and the column it stands in, counted from 1."""
+
+    value: object
+    column: int | None
+
+
+@frozen
+class Row:
+    """A row by the names of its columns, and the line that it begins in."""
+
+    line: int
+    cells: Mapping[str, Cell]
+    is_of_table: bool = False  # and so has the same columns as all others
+
+    def text(self, name: str) -> str:
+        """A cell as text, "" where there is none. Raises InvalidMessage for one that is spoilt."""
+        cell = self.cells.get(name)
+        value = "" if cell is None or cell.value is None else cell.value
+        if not isinstance(value, str):
+            raise InvalidMessage(Finding(name, f"is a {type(value).__name__}; give text"))
+        return _whole(name, fit(name, value))
+
+    def value(self, name: str) -> object:
+        """A cell's value, text without what surrounds it. Raises InvalidMessage as `text` does."""
+        cell = self.cells.get(name)
+        value = None if cell is None else cell.value
+        return self.text(name).strip() if isinstance(value, str) else value
+
+    def problem(self, field: str, reason: str) -> Problem:
+        """A problem of this row, with its place."""
+        cell = self.cells.get(field)
+        return Problem(self.line, cell.column if cell else None, field, reason)
+
+
+class Unreadable(Exception):
+    """The file itself cannot be read on from here."""
+
+    def __init__(self, line: int, column: int | None, field: str, reason: str) -> None:
+        super().__init__(line, column, field, reason)
+        self.problem = Problem(line, column, field, reason)
+
+
+def read(
+    path: Path,
+    required: Sequence[str] = (),
+    *,
+    encoding: str | None = None,
+    renamed: Mapping[str, str] | None = None,
+) -> Iterator[Row | Problem]:
+    """The rows of a list, one by one, or what is wrong with them.
+
+    required: columns that a table must have.
+    encoding: of a text file without a byte order mark; UTF-8 unless given.
+    renamed: other names of columns, by those in the file.
+
+    Raises Unreadable, ConfigurationError for an encoding that there is not, and OSError.
+    """
+    names = _Names(required, renamed or {})
+    if path.suffix.lower() in _WORKBOOKS:
+        yield from _workbook(path, names)
+        return
+    rows = _json_lines if path.suffix.lower() in _JSON_LINES else _csv
+    with path.open("rb") as file:
+        yield from rows(_lines(file, _checked_encoding(encoding)), names)
+
+
+def fit(name: str, text: str) -> str:
+    """The text, if every character of it can be sent."""
+    if match := _UNFIT.search(text):
+        kind = {"\0": "NUL, which cannot be sent; remove it"}.get(
+            match[0], "half of a surrogate pair, which cannot be sent; remove it"
+        )
+        if match[0] in map(chr, range(0x80, 0xA0)):
+            kind = "a control character; the list's encoding is another: try windows-1252"
+        raise InvalidMessage(Finding(name, f"character {match.start() + 1} is {kind}"))
+    return text
+
+
+def _whole(name: str, text: str) -> str:
+    """The text, if no spreadsheet has put something else in its place."""
+    shown = text.strip()
+    if _ROUNDED.fullmatch(shown):
+        reason = (
+            f"{shown!r} is what a spreadsheet made of a long number; its last digits are lost. "
+            "Format the column as text, and fill it again"
+        )
+        raise InvalidMessage(Finding(name, reason))
+    if _NO_VALUE.fullmatch(shown):
+        reason = f"{shown!r} is a spreadsheet's sign for a value that it cannot show; mend it there"
+        raise InvalidMessage(Finding(name, reason))
+    return text
+
+
+# Names of columns
+
+
+@frozen
+class _Names:
+    """What the columns of a list are called here."""
+
+    required: Sequence[str]
+    renamed: Mapping[str, str]
+
+    def of(self, given: Iterable[object]) -> list[str]:
+        """The names of a header's cells, or of an object's keys."""
+        others = {plain_name(old): plain_name(new) for old, new in self.renamed.items()}
+        names = [others.get(name, name) for name in map(plain_name, given)]
+        if ORDER_ID not in names:
+            also = next((name for name in _ALSO_ORDER_ID if name in names), None)
+            names = [ORDER_ID if name == also else name for name in names]
+        return names
+
+    def of_header(self, line: int, given: Sequence[object], separator: str | None) -> list[str]:
+        """As `of`. Raises Unreadable for a column that is missing or stands twice."""
+        names = self.of(given)
+        plain = [plain_name(name) for name in given]
+        for name in self.renamed:
+            if plain_name(name) not in plain:
+                reason = f"of --map is no column; the header has {', '.join(plain)}"
+                raise Unreadable(line, None, name, reason)
+        for name in self.required:
+            if name not in names:
+                raise Unreadable(line, None, name, _why_missing(name, given, separator))
+        for column, name in enumerate(names, start=1):
+            if name and name in names[: column - 1]:
+                raise Unreadable(line, column, name, "stands twice in the header")
+        return names
+
+
+def plain_name(name: object) -> str:
+    """A column's name without capitals, spaces and dashes."""
+    return re.sub(r"[\s-]+", "_", str("" if name is None else name).strip().lower())
+
+
+def _why_missing(name: str, given: Sequence[object], separator: str | None) -> str:
+    shown = ", ".join(str(cell).strip() for cell in given if cell is not None)
+    reason = f"the column is missing; the header has {shown}"
+    if len(given) == 1 and separator is not None:
+        return f"{reason}; put commas, semicolons or tabs between columns"
+    remedy = f"--map NAME={name} takes another column for it"
+    if name == "operation":
+        remedy = "--operation gives one for all rows"
+    return f"{reason}; {remedy}"
+
+
+# From bytes to lines
+
+
+def _checked_encoding(name: str | None) -> str | None:
+    try:
+        return None if name is None else _text_codec(name)
+    except LookupError:
+        reason = "name one such as utf-8, utf-16, windows-1252 or iso-8859-15"
+        raise ConfigurationError(f"--encoding {name!r} is none; {reason}") from None
+
+
+def _text_codec(name: str) -> str:
+    "".encode(name)  # which also refuses codecs that are not of text
+    return codecs.lookup(name).name
+
+
+_MARKS = {  # the longer ones first, which begin as others do
+    codecs.BOM_UTF32_LE: "utf-32-le",
+    codecs.BOM_UTF32_BE: "utf-32-be",
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF16_LE: "utf-16-le",
+    codecs.BOM_UTF16_BE: "utf-16-be",
+}
+
+
+def _lines(file: IO[bytes], given: str | None) -> Iterator[str]:
+    """Lines with their ends. A byte order mark says more than the encoding that was given."""
+    start = file.read(4)
+    mark = next((mark for mark in _MARKS if start.startswith(mark)), b"")
+    encoding = _MARKS.get(mark) or _by_zeros(start) or given or "utf-8"
+    file.seek(len(mark))
+    number = 0
+    for number, line in enumerate(_decoded(file, encoding), start=1):
+        if given and not encoding.startswith("utf") and _is_utf8(line, encoding):
+            reason = f"is UTF-8, and not {given}; leave --encoding out"
+            raise Unreadable(number, None, "encoding", reason)
+        yield line
+
+
+def _by_zeros(start: bytes) -> str | None:
+    """UTF-16 without a mark, which shows in the zeros between the letters of a header."""
+    if start[1:2] == b"\0" and start[:1] != b"\0":
+        return "utf-16-le"
+    return "utf-16-be" if start[:1] == b"\0" and start[1:2] not in (b"\0", b"") else None
+
+
+def _is_utf8(line: str, encoding: str) -> bool:
+    if line.isascii():
+        return False
+    try:
+        line.encode(encoding).decode("utf-8")
+    except UnicodeError:
+        return False
+    return True
+
+
+def _decoded(file: IO[bytes], encoding: str) -> Iterator[str]:
+    decoder = codecs.getincrementaldecoder(encoding)()
+    number, rest, at_end = 1, "", False
+    while not at_end:
+        chunk = file.read(2**13)
+        at_end = not chunk
+        fault = None
+        try:
+            text = decoder.decode(chunk, at_end)
+        except UnicodeDecodeError as error:
+            fault = error
+            text = error.object[: error.start].decode(encoding)
+        *whole, rest = (rest + text).split("\n")
+        for line in whole:
+            yield line + "\n"
+        number += len(whole)
+        if fault is not None:
+            raise Unreadable(number, len(rest) + 1, "encoding", _misread(encoding))
+        if len(rest) > _LONGEST_LINE:
+            raise Unreadable(number, None, "row", "is longer than any row may be")
+    if rest:
+        yield rest
+
+
+def _misread(encoding: str) -> str:
+    shown = encoding.upper()
+    return (
+        f"is not {shown}; save the list as UTF-8, or say what it is, as in --encoding windows-1252"
+    )
+
+
+# CSV
+
+
+def _csv(lines: Iterator[str], names: _Names) -> Iterator[Row | Problem]:
+    start = next(lines, None)
+    if start is None:
+        raise Unreadable(1, None, "header", "is missing; begin with order_id, operation, …")
+    separator, skipped = _stated_separator(start), 0
+    if separator is None:
+        separator = _separator(start, names)
+        lines = chain([start], lines)
+    else:
+        skipped = 1
+    records = _numbered(lines, separator, skipped)
+    line, header = next(records, (1, []))
+    columns = names.of_header(line, header, separator)
+    for line, record in records:
+        if not any(record):
+            continue
+        if len(record) > len(columns):
+            yield _too_many(line, record, columns, separator)
+            continue
+        pairs = zip_longest(columns, record, fillvalue="")
+        cells = {name: Cell(cell, at) for at, (name, cell) in enumerate(pairs, start=1)}
+        yield Row(line, cells, is_of_table=True)
+
+
+def _stated_separator(line: str) -> str | None:
+    """What a first line such as `sep=;` says, which spreadsheets understand."""
+    match = re.fullmatch(r'"?sep=(.)"?\s*', line, re.IGNORECASE)
+    return match[1] if match else None
+
+
+def _separator(line: str, names: _Names) -> str:
+    """That by which the header has the columns that it must have, or else the most."""
+
+    def fitness(separator: str) -> tuple[int, int]:
+        header = next(csv.reader([line], delimiter=separator), [])
+        found = names.of(header)
+        return sum(name in found for name in names.required), len(header)
+
+    try:
+        return max(_SEPARATORS, key=fitness)
+    except csv.Error:  # which is told when the header is read
+        return ","
+
+
+def _too_many(line: int, record: list[str], columns: list[str], separator: str) -> Problem:
+    called = {",": "commas", ";": "semicolons", "\t": "tabs"}.get(separator, repr(separator))
+    reason = f"{len(record)} cells where the header has {len(columns)}; quote {called} in texts"
+    return Problem(line, len(columns) + 1, "row", reason)
+
+
+def _numbered(
+    lines: Iterator[str], separator: str, skipped: int
+) -> Iterator[tuple[int, list[str]]]:
+    """Records with the number of their first line."""
+    reader = csv.reader(lines, delimiter=separator, strict=True)
+    while True:
+        line = reader.line_num + 1 + skipped
+        try:
+            record = next(reader, None)
+        except csv.Error as error:
+            raise Unreadable(line, None, "row", f"is no CSV: {_in_words(error)}") from None
+        if record is None:
+            return
+        yield line, record
+
+
+def _in_words(error: csv.Error) -> str:
+    """What the csv module means, for somebody who has never heard of it."""
+    text = str(error)
+    if "end of data" in text:
+        return "a quote that opens in it is never closed"
+    if "new-line" in text:
+        return "it holds a line break of an old kind; save the list again"
+    if "expected after" in text:
+        return (
+            "text follows a closing quote; separate columns, and write a quote within a text twice"
+        )
+    return "a cell is longer than any message may be"
+
+
+# JSON Lines
+
+
+def _json_lines(lines: Iterator[str], names: _Names) -> Iterator[Row | Problem]:
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            data = json.loads(line.rstrip("\r\n"), object_pairs_hook=_unique)
+        except json.JSONDecodeError as error:
+            yield Problem(number, error.colno, "row", f"is no JSON: {error.msg}")
+        except _Twice as error:
+            yield Problem(number, None, "row", f"{error} stands twice; keep one of them")
+        except ValueError:
+            yield Problem(number, None, "row", "holds a number that is too long")
+        except RecursionError:
+            yield Problem(number, None, "row", "is nested too deeply")
+        else:
+            yield _of_object(number, data, names)
+
+
+def _of_object(number: int, data: object, names: _Names) -> Row | Problem:
+    if not isinstance(data, dict):
+        return Problem(number, 1, "row", "is no JSON object")
+    columns = names.of(data)
+    for at, name in enumerate(columns):
+        if name in columns[:at]:
+            return Problem(number, None, "row", f"{name!r} stands twice; keep one of them")
+    return Row(
+        number,
+        {name: Cell(value, None) for name, value in zip(columns, data.values(), strict=True)},
+    )
+
+
+class _Twice(Exception):
+    """A key that an object holds twice."""
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    values: dict[str, object] = {}
+    for key, value in pairs:
+        if key in values:
+            raise _Twice(repr(key))  # it may be one that cannot be printed
+        values[key] = value
+    return values
+
+
+# Workbooks
+
+
+def _workbook(path: Path, names: _Names) -> Iterator[Row | Problem]:
+    """The rows of the first sheet; values as a spreadsheet would show them."""
+    sheets = (_sheet(path, values_only=True), _sheet(path, values_only=False))
+    with closing(sheets[0]), closing(sheets[1]):
+        columns: list[str] | None = None
+        for line, (shown, written) in enumerate(zip(*sheets, strict=True), start=1):
+            if all(cell in (None, "") for cell in written):
+                continue
+            if columns is None:
+                columns = names.of_header(line, shown, None)
+                continue
+            yield _of_sheet(line, shown, written, columns)
+        if columns is None:
+            raise Unreadable(1, None, "header", "is missing; begin with order_id, operation, …")
+
+
+def _sheet(path: Path, *, values_only: bool) -> Generator[tuple[object, ...]]:
+    """The cells of the first sheet, row by row: their values, or the formulas behind them."""
+    try:
+        import openpyxl
+    except ImportError:
+        install = 'pip install "sp-messaging-async[excel]"'
+        raise ConfigurationError(f"reading {path.name} needs the excel extra: {install}") from None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about colours and the like, which do not matter here
+            book = openpyxl.load_workbook(path, read_only=True, data_only=values_only)
+        with closing(book):
+            yield from book.worksheets[0].iter_rows(values_only=True)
+    except OSError:
+        raise
+    except Exception:  # a file that is no workbook makes it raise whatever comes up
+        reason = "is no workbook that can be read; save it as .xlsx again, or as CSV"
+        raise Unreadable(1, None, "file", reason) from None
+
+
+def _of_sheet(
+    line: int, shown: Sequence[object], written: Sequence[object], columns: Sequence[str]
+) -> Row | Problem:
+    cells: dict[str, Cell] = {}
+    pairs = zip_longest(columns, shown, written)
+    for at, (name, value, formula) in enumerate(pairs, start=1):
+        if value is None and isinstance(formula, str) and formula.startswith("="):
+            reason = "is a formula without a value; open the list in a spreadsheet, and save it"
+            return Problem(line, at, name or "row", reason)
+        if name is None:
+            if value not in (None, ""):
+                return Problem(line, at, "row", "stands beside the header; give its column a name")
+            continue
+        cells[name] = Cell(_as_shown(value), at)
+    return Row(line, cells, is_of_table=True)
+
+
+def _as_shown(value: object) -> str:
+    match value:
+        case None:
+            return ""
+        case bool():
+            return str(value).upper()
+        case int() | float() if abs(value) >= _EXACT:
+            return f"{value:.5E}"  # its last digits are lost, and whoever reads it is to be told
+        case float() if value.is_integer():
+            return str(int(value))
+        case datetime() if value.time() == time():
+            return value.date().isoformat()
+        case _:
+            return str(value)

@@ -1,0 +1,209 @@
+"""Templates: what to write, once for every language, with the columns of a list as variables.
+
+operation = "createConfirmOrderDetails"
+default_locale = "en"
+
+[text]
+en = "Shall we gift-wrap the {{ product }}?"
+de = "Sollen wir {{ product }} als Geschenk verpacken?"
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import tomllib
+from collections.abc import Collection, Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from attrs import evolve, field, frozen
+
+from ..content import checked_locale, choose_locale
+from ..errors import ConfigurationError, Finding, InvalidMessage
+from ..operations import Operation, named
+from . import advice
+
+if TYPE_CHECKING:
+    import jinja2
+
+__all__ = ["Template"]
+
+_KEYS = ("operation", "default_locale", "text")
+_JINJA = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}", re.DOTALL)
+_UNDEFINED = re.compile(r"'(\w+)' is undefined")
+
+
+@frozen(eq=False)
+class Template:
+    """A message in several languages.
+
+    operation: what sends it.
+    default_locale: the language for buyers whose own is not among the texts.
+    texts: the Jinja2 source by locale, as in "pt-BR".
+    """
+
+    name: str
+    operation: Operation
+    default_locale: str
+    texts: Mapping[str, str] = field(repr=False)
+    _compiled: Mapping[str, jinja2.Template] = field(repr=False)
+    columns: frozenset[str]
+
+    @classmethod
+    def load(cls, path: Path) -> Template:
+        """The template of a TOML file.
+
+        Raises ConfigurationError, with the place, for one that cannot be read or is no template.
+        """
+        entries = _entries(path)
+        unknown = sorted(entries.keys() - set(_KEYS))
+        if unknown:
+            _refuse(path, unknown[0], f"is no key of a template; it has {', '.join(_KEYS)}")
+        texts = _texts(path, entries.get("text"))
+        compiled, columns = _compiled(path, texts)
+        default = _given(path, entries, "default_locale")
+        if default not in texts:
+            _refuse(path, "default_locale", f"{default!r} has no text; give it one under [text]")
+        return cls(path.name, _operation(path, entries), default, texts, compiled, columns)
+
+    @cached_property
+    def digest(self) -> str:
+        """Of all that it says."""
+        said = [self.operation.name, self.default_locale, dict(self.texts)]
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+    def locale_for(self, buyers: str | None) -> str:
+        """The locale to write in to a buyer."""
+        return choose_locale(buyers, tuple(self.texts)) or self.default_locale
+
+    def text(self, locale: str, values: Mapping[str, object]) -> str:
+        """The text in a language, for a row's values. Raises InvalidMessage if there is none."""
+        try:
+            return self._compiled[locale].render(values).strip()
+        except Exception as error:  # what the text computes may fail in any way
+            reason = f"{self.name} cannot be filled: {_in_words(error)}"
+            raise InvalidMessage(Finding(f"text.{locale}", reason)) from None
+
+    def advice(self, region: str) -> Iterator[Finding]:
+        """What had better not be written in its own words; see `advice`."""
+        for locale, source in self.texts.items():
+            words = _JINJA.sub(" ", source)
+            field = f"text.{locale}"
+            yield from (evolve(found, field=field) for found in advice.of_text(words, region))
+            if (found := advice.of_language(words, locale)) is not None:
+                yield evolve(found, field=field)
+
+    def findings(self, columns: Collection[str]) -> Iterator[Finding]:
+        """Variables that are no columns of a list."""
+        for locale, source in self.texts.items():
+            for name in sorted(_variables(source) - set(columns)):
+                reason = (
+                    f"{self.name} uses {{{{ {name} }}}}, which is no column; the list has "
+                    f"{', '.join(columns)}"
+                )
+                yield Finding(f"text.{locale}", reason)
+
+
+def _entries(path: Path) -> Mapping[str, object]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise ConfigurationError(f"the template {path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"the template {path} is not UTF-8; save it again") from None
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ConfigurationError(f"the template {path} is no TOML: {error}") from None
+
+
+def _operation(path: Path, entries: Mapping[str, object]) -> Operation:
+    try:
+        operation = named(_given(path, entries, "operation"))
+    except InvalidMessage as error:
+        _refuse(path, "operation", error.findings[0].reason)
+    if not operation.takes_text:
+        _refuse(path, "operation", f"{operation.name} sends no text")
+    return operation
+
+
+def _texts(path: Path, given: object) -> Mapping[str, str]:
+    if not isinstance(given, dict) or not given:
+        _refuse(path, "text", 'is missing; write a table, as in [text] and en = "…"')
+    for locale, source in given.items():
+        if not isinstance(source, str) or not source.strip():
+            _refuse(path, f"text.{locale}", "is no text; write it between quotes")
+        try:
+            checked_locale(locale)
+        except InvalidMessage as error:
+            _refuse(path, f"text.{locale}", error.findings[0].reason)
+    return given
+
+
+def _given(path: Path, entries: Mapping[str, object], name: str) -> str:
+    value = entries.get(name)
+    if not isinstance(value, str):
+        _refuse(path, name, "is missing, or no text between quotes")
+    return value
+
+
+def _refuse(path: Path, name: str, reason: str) -> NoReturn:
+    raise ConfigurationError(f"the template {path}, {name}: {reason}")
+
+
+# Jinja2
+
+
+def _compiled(
+    path: Path, texts: Mapping[str, str]
+) -> tuple[Mapping[str, jinja2.Template], frozenset[str]]:
+    """The texts, ready to be filled, and the variables that they use."""
+    environment = _environment()
+    from jinja2 import TemplateSyntaxError
+
+    compiled, variables = {}, frozenset[str]()
+    for locale, source in texts.items():
+        try:
+            compiled[locale] = environment.from_string(source)
+            variables |= _variables(source)
+        except TemplateSyntaxError as error:
+            _refuse(path, f"text.{locale}, line {error.lineno}", error.message or "cannot be read")
+    return compiled, variables
+
+
+def _variables(source: str) -> frozenset[str]:
+    from jinja2 import meta
+
+    return frozenset(meta.find_undeclared_variables(_environment().parse(source)))
+
+
+def _environment() -> jinja2.Environment:
+    try:
+        from jinja2 import StrictUndefined
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+    except ImportError:
+        install = 'pip install "sp-messaging-async[bulk]"'
+        raise ConfigurationError(f"templates need the bulk extra: {install}") from None
+
+    class Empty(StrictUndefined):
+        """An empty cell: it may be asked for, as in `{% if gift %}`, and not written."""
+
+        __slots__ = ()
+
+        def __bool__(self) -> bool:  # type: ignore[override]
+            return False
+
+    return ImmutableSandboxedEnvironment(undefined=Empty)
+
+
+def _in_words(error: Exception) -> str:
+    from jinja2 import UndefinedError
+
+    if isinstance(error, UndefinedError) and (match := _UNDEFINED.match(str(error))):
+        name = match[1]
+        return (
+            f"{name} is empty; fill the cell, or write {{{{ {name} | default('…') }}}} or "
+            f"{{% if {name} %}}"
+        )
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,11 @@
+"""The `sp-messaging` command.
+
+`app` is the command itself, `options` what several commands take, `terminal` how they talk. The
+commands: `lists` sends order lists, `orders` looks at one order and messages its buyer, `records`
+shows and settles what a ledger knows, `local` runs a local Amazon.
+"""
+
+from . import lists, local, orders, records  # noqa: F401 - each adds its commands
+from .app import app, run
+
+__all__ = ["app", "run"]

@@ -1,0 +1,289 @@
+"""Commands about one order: what may be sent, in which language, and to send it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Awaitable, Iterable, Iterator, Mapping
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+from attrs import NOTHING, fields_dict, frozen
+from cyclopts import Parameter
+from rich.table import Table
+
+from ..bulk.campaign import available_now
+from ..bulk.order_list import checked_order_id, moment
+from ..errors import (
+    ApiError,
+    AuthenticationError,
+    Finding,
+    Forbidden,
+    InvalidMessage,
+    MessageNotAvailable,
+    MessagingError,
+    TransportError,
+)
+from ..ledger import Planned, status_of
+from ..models import LocalFile, MessageRequest
+from ..operations import OPERATIONS, Operation, by_action, named
+from ..session import MessagingSession, Patience
+from ..wire import names_token
+from . import terminal
+from .app import ALL_SENT, SOME_NOT_SENT, SOME_UNKNOWN, STOPPED, app
+from .exchanges import Answers
+from .options import Flag, Record, Seller, source_of, time_zone
+from .terminal import say, shown, tell
+
+__all__ = ["actions", "attributes", "check", "send"]
+
+_MADE_UP = "000-0000000-0000000"
+_LARGEST_SKEW = 300.0  # seconds
+_READ = "getMessagingActionsForOrder"
+
+
+@app.command
+async def actions(order: str, /, *, seller: Seller = Seller()) -> None:
+    """Show which kinds of message may be sent for an order now.
+
+    Parameters
+    ----------
+    order:
+        The order id.
+    """
+    async with AsyncExitStack() as stack:
+        session = await (await seller.open(stack)).session(seller.account)
+        answer = await session.get_messaging_actions_for_order(order)
+    disabled = {action.name: action.disabled for action in answer.embedded.actions if action.name}
+    names = answer.names | disabled.keys()
+    if not names:
+        say(f"no kind of message may be sent for order {order} now")
+        return
+    table = Table("operation", "Amazon's names here", "not now, because")
+    for operation, named_so in itertools.groupby(sorted(names, key=_operation_of), _operation_of):
+        called = sorted(named_so)
+        reasons = (disabled.get(name) for name in called)
+        table.add_row(operation, shown(", ".join(called)), next(filter(None, reasons), ""))
+    terminal.out.print(table)
+
+
+def _operation_of(action: str) -> str:
+    operation = by_action(action)
+    return operation.name if operation else ""
+
+
+@app.command
+async def attributes(order: str, /, *, seller: Seller = Seller()) -> None:
+    """Show the language of an order's buyer.
+
+    Parameters
+    ----------
+    order:
+        The order id.
+    """
+    async with AsyncExitStack() as stack:
+        session = await (await seller.open(stack)).session(seller.account)
+        answer = await session.get_attributes(order)
+    say(f"locale: {answer.buyer.locale or 'Amazon does not tell'}")
+
+
+@app.command
+async def send(
+    operation: str,
+    order: str,
+    /,
+    *,
+    text: str | None = None,
+    attach: Annotated[tuple[Path, ...], Parameter(negative=(), show_default=False)] = (),
+    coverage_start_date: str | None = None,
+    coverage_end_date: str | None = None,
+    timezone: str | None = None,
+    any_order_id: Flag = False,
+    again: Flag = False,
+    seller: Seller = Seller(),
+    record: Record = Record(),
+) -> int:
+    """Send one message to the buyer of an order, if no such message was sent to it before.
+
+    Parameters
+    ----------
+    operation:
+        Amazon's name of the operation, or its snake_case.
+    order:
+        The order id.
+    text:
+        The text, where the operation takes one.
+    attach:
+        A file to attach, where the operation takes any; repeat it for more.
+    coverage_start_date:
+        Of a warranty, as in 2026-01-31T00:00:00+01:00.
+    coverage_end_date:
+        Of a warranty.
+    timezone:
+        Of dates without an offset, such as Europe/Berlin. A date alone is then its whole day.
+    any_order_id:
+        Take an order id of another form than 3-7-7 digits.
+    again:
+        Send it though the ledger knows that such a message was, or may have been, sent before.
+    """
+    order_id = checked_order_id(order, any_form=any_order_id)
+    zone = time_zone(timezone)
+    dates = {"coverage_start_date": coverage_start_date, "coverage_end_date": coverage_end_date}
+    given: dict[str, object] = {name: moment(name, day, zone) for name, day in dates.items() if day}
+    if text is not None:
+        given["text"] = text
+    if attach:
+        given["attachments"] = [LocalFile(path) for path in attach]
+    request = _request(named(operation), given)
+    async with AsyncExitStack() as stack:
+        amazon = await seller.open(stack)
+        book = await record.open(stack, throwaway=seller.sandbox and record.ledger is None)
+        session = await amazon.session(seller.account)
+        message = Planned(order_id, request, seller.account)
+        # In a campaign of its own, so that what was once refused may be mended and sent.
+        campaign = f"send {datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
+        try:
+            _, is_new = await session.deliver_once(message, book, campaign, Patience(), again=again)
+        except MessagingError as error:
+            return await _unsent(error, session, order_id)
+    say("sent" if is_new else "sent before, as the ledger knows; nothing was sent now")
+    return ALL_SENT
+
+
+def _request(operation: Operation, given: Mapping[str, object]) -> MessageRequest:
+    make: Any = operation.request
+    if make is None:
+        raise InvalidMessage(Finding("operation", f"{operation.name} messages nobody"))
+    takes = fields_dict(make)
+    for name in given:
+        if name not in takes:
+            raise InvalidMessage(Finding(name, f"{operation.name} sends none; leave it out"))
+    missing = [
+        name for name, field in takes.items() if name not in given and field.default is NOTHING
+    ]
+    if missing:
+        raise InvalidMessage(Finding(missing[0], f"is missing; {operation.name} needs it"))
+    request: MessageRequest = make(**given)
+    return request
+
+
+async def _unsent(error: MessagingError, session: MessagingSession, order_id: str) -> int:
+    """Tell what became of a message that was not sent, or is not known to be."""
+    tell(f"{error}{await available_now(error, session, order_id)}")
+    match status_of(error):
+        case "unknown":
+            tell("look at the order in Seller Central, and then: sp-messaging ledger resolve")
+            return SOME_UNKNOWN
+        case "planned":
+            tell("it was not sent; the same command again sends it")
+            return STOPPED
+        case _:
+            return SOME_NOT_SENT
+
+
+# What a seller's access is fit for
+
+
+@app.command
+async def check(*, order: str | None = None, seller: Seller = Seller()) -> int:
+    """Check credentials, role, clock and usage plan. Messages nobody.
+
+    Parameters
+    ----------
+    order:
+        An order of the account's to ask about. Without one a made-up order is asked about, which
+        tells less.
+    """
+    answers = Answers()
+    async with AsyncExitStack() as stack:
+        amazon = await seller.open(stack, answers.trace)
+        session = await amazon.session(seller.account)
+        error = await _error_of(session.get_messaging_actions_for_order(order or _MADE_UP))
+    source = "a sandbox of the command's own"
+    if not seller.sandbox:
+        source = source_of(seller.account, seller.credentials)
+    head = answers.heads.get(session.endpoint.api_url.rstrip("/"), {})
+    findings = [
+        _Check("credentials", True, f"account {seller.account}, from {source}"),
+        _of_token(error),
+        _of_clock(answers.heads.values()),
+        *_of_access(error, order),
+        _of_plan(head.get("x-amzn-RateLimit-Limit")),
+    ]
+    for found in findings:
+        say(str(found))
+    return ALL_SENT if all(found.is_well for found in findings) else SOME_NOT_SENT
+
+
+@frozen
+class _Check:
+    """One thing that was looked at. `is_well` is None where nobody can tell."""
+
+    what: str
+    is_well: bool | None
+    words: str
+
+    def __str__(self) -> str:
+        verdict = {True: "well", False: "WRONG", None: "?"}[self.is_well]
+        return f"{self.what:<12} {verdict:<6} {self.words}"
+
+
+async def _error_of(call: Awaitable[object]) -> MessagingError | None:
+    try:
+        await call
+    except MessagingError as error:
+        return error
+    return None
+
+
+def _of_token(error: MessagingError | None) -> _Check:
+    if isinstance(error, AuthenticationError):
+        return _Check("token", False, str(error))
+    if isinstance(error, ApiError) and names_token(error):
+        words = f"Amazon refuses the access token: {error}; authorize the application again"
+        return _Check("token", False, words)
+    if isinstance(error, TransportError):
+        return _Check("token", None, f"Amazon was not reached: {error.reason}")
+    return _Check("token", True, "Login with Amazon gave one, and Amazon takes it")
+
+
+def _of_clock(heads: Iterable[Mapping[str, str]]) -> _Check:
+    date = next((head["Date"] for head in heads if "Date" in head), None)
+    if date is None:
+        return _Check("clock", None, "Amazon told no time")
+    skew = (datetime.now(UTC) - parsedate_to_datetime(date)).total_seconds()
+    if abs(skew) <= _LARGEST_SKEW:
+        return _Check("clock", True, "is right, or nearly so")
+    words = f"is {abs(skew):,.0f} s {'ahead' if skew > 0 else 'behind'}; set it, as by NTP"
+    return _Check("clock", False, words)
+
+
+def _of_access(error: MessagingError | None, order: str | None) -> Iterator[_Check]:
+    """The role, as far as an answer about an order tells it, and the order."""
+    if isinstance(error, ApiError) and names_token(error):
+        yield _Check("role", None, "cannot be told before the token is taken")
+    elif isinstance(error, Forbidden) and not isinstance(error, MessageNotAvailable):
+        words = (
+            f"{error}. The application needs the role Buyer Communication; when it was given, the "
+            "seller authorizes the application anew. The marketplace must be the seller's, too"
+        )
+        yield _Check("role", False, words)
+    elif error is None or (isinstance(error, ApiError) and error.status < 429):
+        asked = "" if order else " to a question about a made-up order; --order makes it sure"
+        yield _Check("role", True, f"Amazon answered{asked}")
+    else:
+        yield _Check("role", None, str(error))
+    if order and error is not None:
+        yield _Check("order", False, str(error))
+
+
+def _of_plan(told: str | None) -> _Check:
+    usual = OPERATIONS[_READ].plan
+    if told is None:
+        words = (
+            f"Amazon told no rate; its default is {usual.rate:g} a second, burst {usual.burst:g}"
+        )
+        return _Check("plan", None, words)
+    return _Check("plan", True, f"{told} requests a second of {_READ}, as Amazon tells")
