@@ -476,13 +476,11 @@ class MessagingSession:
 
         order_id = wire.checked_order_id(message.amazon_order_id)
         content.check(message.request)
-        for item in getattr(message.request, "attachments", ()):
-            if isinstance(item, LocalFile):  # told now, and not recorded as refused for good
-                await asyncio.to_thread(attachments.check_readable, item.path)
         pause = 0.05  # seconds between looks at what somebody else is sending
         while True:
             row = await ledger.plan(message, campaign, self.endpoint.realm, again=again)
             if row.status == "planned":
+                await _check_files(message.request)  # told now, and not recorded for good
                 entry = Entry(ledger, row, new_owner("call"))
                 with contextlib.suppress(NotPlanned):  # somebody else was faster
                     answer: MessageResponse = await self.deliver(
@@ -888,6 +886,12 @@ def _context_of(call: _Call) -> Iterator[None]:
         if error.context is None:
             error.context = call.context()
         raise
+
+
+async def _check_files(request: MessageRequest) -> None:
+    for item in getattr(request, "attachments", ()):
+        if isinstance(item, LocalFile):
+            await asyncio.to_thread(attachments.check_readable, item.path)
 
 
 def _recorded(row: LedgerRow) -> MessageResponse:

@@ -39,6 +39,7 @@ from sp_messaging_async.sandbox import Fault, Sandbox
 from .conftest import Open, run_virtually
 
 SOON = RetryPolicy(attempts=5, base_delay=0.01, max_delay=0.05)
+OTHER = "111-1111111-1111111"
 NAME = "createUnexpectedProblem"
 IN_FLIGHT = 100  # of one seller and operation at the most, by README
 
@@ -69,7 +70,7 @@ class Campaign:
     async def enrol(self, **options: Any) -> Enrolled:
         """Bring the ledger up to the list."""
         realm = self.sandbox.endpoint.realm
-        enrolled, _ = await enrol(
+        enrolled, _, _ = await enrol(
             self.path, Marketplace.US, self.ledger, "default", realm, **options
         )
         return enrolled
@@ -394,7 +395,7 @@ async def test_actions_are_asked_for(campaign: Campaign, session: MessagingSessi
     )
     _, outcomes = await campaign.send(session, check_actions=True)
     assert [outcome.status for outcome in outcomes] == ["skipped"] * 3
-    assert "available: warranty" in str(outcomes[0].error)
+    assert "available: createWarranty" in str(outcomes[0].error)
     assert campaign.sandbox.delivered == []
 
 
@@ -528,7 +529,7 @@ async def test_a_second_run_sends_nothing(campaign: Campaign, session: Messaging
 async def test_problems_and_conflicts_are_told_together(campaign: Campaign) -> None:
     """Nothing is enrolled of a list with problems, unless it is to go on."""
     row = f"111-2222222-0000001,{NAME}"
-    lines = [f"{row},one", f"{row},one", f"{row},two", f"1/2,{NAME},x", f"111-1-1,{NAME},fine"]
+    lines = [f"{row},one", f"{row},one", f"{row},two", f"1/2,{NAME},x", f"{OTHER},{NAME},fine"]
     campaign.path.write_text("\n".join(["order_id,operation,text", *lines]))
     with pytest.raises(InvalidOrderList) as caught:
         await campaign.enrol()
@@ -537,7 +538,7 @@ async def test_problems_and_conflicts_are_told_together(campaign: Campaign) -> N
     assert await campaign.ledger.counts() == {}
     enrolled = await campaign.enrol(keep_going=True)
     assert enrolled.merged == 0
-    assert [row.amazon_order_id for row in await campaign.ledger.rows()] == ["111-1-1"]
+    assert [row.amazon_order_id for row in await campaign.ledger.rows()] == [OTHER]
 
 
 async def test_a_ledger_that_fails_stops_the_run(

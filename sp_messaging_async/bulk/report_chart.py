@@ -233,7 +233,7 @@ def _bars(span: Span, end: float, top: float) -> Iterator[Bar]:
 def _steps(span: Span, end: float, top: float) -> str:
     """The path of the plan's line."""
     scale = 1000 / (end - span.first)
-    parts = []
+    parts: list[str] = []
     for number, (plan, length) in enumerate(zip(span.plan, span.lengths(), strict=True)):
         x = scale * number * span.seconds
         y = 100 - 100 * plan / top

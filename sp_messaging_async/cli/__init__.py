@@ -5,7 +5,7 @@ commands: `lists` sends order lists, `orders` looks at one order and messages it
 shows and settles what a ledger knows, `local` runs a local Amazon.
 """
 
-from . import lists, local, orders, records  # noqa: F401 - each adds its commands
+from . import lists, local, orders, records
 from .app import app, run
 
-__all__ = ["app", "run"]
+__all__ = ["app", "lists", "local", "orders", "records", "run"]
