@@ -13,7 +13,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from sp_messaging_async import LocalThrottle, UsagePlan, session, sqlite_ledger, transport
+from sp_messaging_async import LocalThrottle, UsagePlan, sqlite_ledger, transport
+from sp_messaging_async.cli import options, run
 from sp_messaging_async.ledger import Entry
 from sp_messaging_async.operations import OPERATIONS
 
@@ -153,18 +154,15 @@ def main() -> int:
     name, _, number = os.environ.get("CRASH_AT", "").partition(":")
     if name:
         {**POINTS, **RECOVERY}[name](Point(int(number)))
-    session._Shared.__init__ = _fast  # type: ignore[method-assign]
-    from sp_messaging_async.cli import run
-
+    options.Amazon.__init__ = _without_waiting  # type: ignore[method-assign]
     return run(sys.argv[1:])
 
 
-_usual = session._Shared.__init__
+_usual = options.Amazon.__init__
 
 
-def _fast(shared: Any) -> None:
-    _usual(shared)
-    shared.throttle = LocalThrottle(FAST, headroom=0)
+def _without_waiting(amazon: options.Amazon, *args: Any) -> None:
+    _usual(amazon, *args, LocalThrottle(FAST, headroom=0))
 
 
 if __name__ == "__main__":

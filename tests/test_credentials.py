@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import attrs
 import pytest
 
 from sp_messaging_async import ConfigurationError, Credentials
+from sp_messaging_async.credentials import ReadableByOthersWarning
 
 SECRET = "s3same-open"
 TOKEN = "Atzr|" + SECRET
@@ -122,13 +124,19 @@ def test_a_missing_variable_is_named(
     assert refusal(Credentials.from_env) == f"the environment variable {name} is not set"
 
 
+def private(path: Path, content: str | bytes) -> Path:
+    """Write a file that only its user can read."""
+    path.touch(mode=0o600)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
 @pytest.fixture(params=[("credentials.toml", TOML), ("credentials.yml", YAML)], ids=["toml", "yml"])
 def file(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A file of two accounts, in TOML or YAML."""
     name, text = request.param
     path: Path = tmp_path / name
-    path.write_text(text, encoding="utf-8")
-    return path
+    return private(path, text)
 
 
 def test_from_file(file: Path) -> None:
@@ -160,7 +168,7 @@ def test_the_file_of_python_amazon_sp_api(tmp_path: Path, monkeypatch: pytest.Mo
     path = tmp_path / ".config" / "python-sp-api" / "credentials.yml"
     assert str(path) in refusal(Credentials.from_file)
     path.parent.mkdir(parents=True)
-    path.write_text(YAML, encoding="utf-8")
+    private(path, YAML)
     assert Credentials.from_file(account="acme").account == "acme"
 
 
@@ -178,7 +186,7 @@ def test_the_file_of_python_amazon_sp_api(tmp_path: Path, monkeypatch: pytest.Mo
 def test_malformed_toml(content: str | bytes, tmp_path: Path) -> None:
     """A file that is no TOML is refused by its name, quoting none of it."""
     path = tmp_path / "credentials.toml"
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    private(path, content)
     assert str(path) in refusal(lambda: Credentials.from_file(path))
 
 
@@ -200,7 +208,7 @@ def test_malformed_toml(content: str | bytes, tmp_path: Path) -> None:
 def test_malformed_yaml(content: str | bytes, tmp_path: Path) -> None:
     """A file that is no YAML is refused by its name, quoting none of it."""
     path = tmp_path / "credentials.yaml"
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    private(path, content)
     assert str(path) in refusal(lambda: Credentials.from_file(path))
 
 
@@ -222,7 +230,7 @@ def test_malformed_yaml(content: str | bytes, tmp_path: Path) -> None:
 def test_a_file_of_another_shape(name: str, content: str, tmp_path: Path) -> None:
     """A readable file without accounts or entries where they belong is refused, unquoted."""
     path = tmp_path / name
-    path.write_text(content)
+    private(path, content)
     assert str(path) in refusal(lambda: Credentials.from_file(path))
 
 
@@ -230,3 +238,17 @@ def test_a_file_of_another_shape(name: str, content: str, tmp_path: Path) -> Non
 def test_a_file_that_cannot_be_read(name: str, tmp_path: Path) -> None:
     """A file that is missing, a folder or impossible is a ConfigurationError like the others."""
     assert str(tmp_path) in refusal(lambda: Credentials.from_file(tmp_path / name))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has other rights")
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o644, 0o610])
+def test_a_file_that_others_can_read(file: Path, mode: int) -> None:
+    """The caller is warned with the remedy, at the line of the call, and may use the file."""
+    file.chmod(mode)
+    with pytest.warns(ReadableByOthersWarning, match=r"chmod 600") as caught:
+        assert Credentials.from_file(file).account == "default"
+    (warning,) = caught
+    assert str(warning.message) == (
+        f"{file} can be read by others, and holds secrets; chmod 600 keeps them to you"
+    )
+    assert warning.filename == __file__

@@ -749,6 +749,7 @@ def _file(name: str, text: str, account: str = "default") -> Provocation:
 
     async def provoke(scene: Scene) -> None:
         path = scene.folder / name
+        path.touch(mode=0o600)
         path.write_text(text)
         with pytest.raises(ConfigurationError) as caught:
             Credentials.from_file(path, account)
@@ -881,7 +882,7 @@ async def test_no_object_shows_a_secret(sandbox: Sandbox, tmp_path: Path) -> Non
                 session,
                 session._throttle,
                 session._tokens,
-                session._plan_key(UPLOAD),
+                session.plan_key(UPLOAD.name),
                 sandbox,
                 sandbox.delivered,
                 answer,

@@ -227,6 +227,7 @@ class CampaignRun:
                         if not self._may_take(lane.account):
                             return
                         group.create_task(self._send(row, slots, ready))
+                        await asyncio.sleep(0)  # the other lanes take theirs of a limit, too
 
     async def _rows(self, lane: Lane) -> AsyncIterator[LedgerRow]:
         after = 0

@@ -155,6 +155,11 @@ class _Names:
             names = [ORDER_ID if name == also else name for name in names]
         return names
 
+    def own(self, given: Iterable[object], names: Sequence[str]) -> Mapping[str, str]:
+        """By their own names, the names here of columns that have another here."""
+        pairs = zip(map(plain_name, given), names, strict=True)
+        return {old: new for old, new in pairs if old not in names}
+
     def of_header(self, line: int, given: Sequence[object], separator: str | None) -> list[str]:
         """As `of`. Raises Unreadable for a column that is missing or stands twice."""
         names = self.of(given)
@@ -186,6 +191,10 @@ def _why_missing(name: str, given: Sequence[object], separator: str | None) -> s
     if name == "operation":
         remedy = "--operation gives one for all rows"
     return f"{reason}; {remedy}"
+
+
+def _with_own_names(cells: dict[str, Cell], own: Mapping[str, str]) -> Mapping[str, Cell]:
+    return {**cells, **{old: cells[new] for old, new in own.items()}} if own else cells
 
 
 # From bytes to lines
@@ -291,6 +300,7 @@ def _csv(lines: Iterator[str], names: _Names) -> Iterator[Row | Problem]:
     records = _numbered(lines, separator, skipped)
     line, header = next(records, (1, []))
     columns = names.of_header(line, header, separator)
+    own = names.own(header, columns)
     for line, record in records:
         if not any(record):
             continue
@@ -299,7 +309,7 @@ def _csv(lines: Iterator[str], names: _Names) -> Iterator[Row | Problem]:
             continue
         pairs = zip_longest(columns, record, fillvalue="")
         cells = {name: Cell(cell, at) for at, (name, cell) in enumerate(pairs, start=1)}
-        yield Row(line, cells, is_of_table=True)
+        yield Row(line, _with_own_names(cells, own), is_of_table=True)
 
 
 def _stated_separator(line: str) -> str | None:
@@ -386,10 +396,9 @@ def _of_object(number: int, data: object, names: _Names) -> Row | Problem:
     for at, name in enumerate(columns):
         if name in columns[:at]:
             return Problem(number, None, "row", f"{name!r} stands twice; keep one of them")
-    return Row(
-        number,
-        {name: Cell(value, None) for name, value in zip(columns, data.values(), strict=True)},
-    )
+    values = zip(columns, data.values(), strict=True)
+    cells = {name: Cell(value, None) for name, value in values}
+    return Row(number, _with_own_names(cells, names.own(data, columns)))
 
 
 class _Twice(Exception):
@@ -413,13 +422,15 @@ def _workbook(path: Path, names: _Names) -> Iterator[Row | Problem]:
     sheets = (_sheet(path, values_only=True), _sheet(path, values_only=False))
     with closing(sheets[0]), closing(sheets[1]):
         columns: list[str] | None = None
+        own: Mapping[str, str] = {}
         for line, (shown, written) in enumerate(zip(*sheets, strict=True), start=1):
             if all(cell in (None, "") for cell in written):
                 continue
             if columns is None:
                 columns = names.of_header(line, shown, None)
+                own = names.own(shown, columns)
                 continue
-            yield _of_sheet(line, shown, written, columns)
+            yield _of_sheet(line, shown, written, columns, own)
         if columns is None:
             raise Unreadable(1, None, "header", "is missing; begin with order_id, operation, …")
 
@@ -445,7 +456,11 @@ def _sheet(path: Path, *, values_only: bool) -> Generator[tuple[object, ...]]:
 
 
 def _of_sheet(
-    line: int, shown: Sequence[object], written: Sequence[object], columns: Sequence[str]
+    line: int,
+    shown: Sequence[object],
+    written: Sequence[object],
+    columns: Sequence[str],
+    own: Mapping[str, str],
 ) -> Row | Problem:
     cells: dict[str, Cell] = {}
     pairs = zip_longest(columns, shown, written)
@@ -458,7 +473,7 @@ def _of_sheet(
                 return Problem(line, at, "row", "stands beside the header; give its column a name")
             continue
         cells[name] = Cell(_as_shown(value), at)
-    return Row(line, cells, is_of_table=True)
+    return Row(line, _with_own_names(cells, own), is_of_table=True)
 
 
 def _as_shown(value: object) -> str:

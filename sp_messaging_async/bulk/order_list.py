@@ -23,7 +23,7 @@ from ..marketplaces import Marketplace
 from ..models import MAX_ATTACHMENT_BYTES, Attachment, LocalFile, MessageRequest
 from ..operations import Operation, named
 from . import advice, cells
-from .cells import ORDER_ID, Row
+from .cells import ORDER_ID, Row, plain_name
 from .messages import Message
 from .template import Template
 
@@ -173,7 +173,11 @@ class _Reader:
 
     def _missing_columns(self, row: Row) -> list[Problem]:
         template = self.reading.template
-        found = template.findings(row.cells.keys()) if template else ()
+        found = list(template.findings(row.cells.keys())) if template else []
+        for path in self.reading.attachments:
+            for variable in _VARIABLE.finditer(path):
+                if plain_name(variable[1]) not in row.cells:
+                    found.append(Finding("attachments", _no_column(row, variable)))
         return [row.problem(finding.field, finding.reason) for finding in found]
 
     def _message(self, row: Row) -> Iterator[Listed | Problem]:
@@ -366,15 +370,18 @@ _STAND_INS: dict[str, object] = {
 
 def _cell_of(row: Row, variable: re.Match[str]) -> str:
     """What a path's `{column}` stands for."""
-    name = cells.plain_name(variable[1])
+    name = plain_name(variable[1])
     if name not in row.cells:
-        reason = f"{variable[0]} is no column; the list has {', '.join(row.cells)}"
-        raise InvalidMessage(Finding("attachments", reason))
+        raise InvalidMessage(Finding("attachments", _no_column(row, variable)))
     value = str(row.value(name) or "").strip()
     if not value:
         reason = f"{variable[0]} is empty in this row; fill the cell"
         raise InvalidMessage(Finding("attachments", reason))
     return value
+
+
+def _no_column(row: Row, variable: re.Match[str]) -> str:
+    return f"{variable[0]} is no column; the list has {', '.join(row.cells)}"
 
 
 def _optional(row: Row, name: str, read: Callable[[str], T]) -> T | None:

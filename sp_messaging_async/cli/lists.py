@@ -154,10 +154,13 @@ async def preview(
     _advise(reading, where.place, Talk())
     async with AsyncExitStack() as stack:
         book = await Recording().open(stack, throwaway=True)
-        enrolled, problems, advice = await enrol(
+        _, problems, advice = await enrol(
             path, where.place, book, "preview", "a preview", reading=reading, keep_going=True
         )
-        _show_enrolled(Talk(), enrolled, problems, advice, "preview")
+        if problems.total:
+            _show_problems(say, f"{plural(problems.total, 'problem')}:", problems)
+        if advice.total:
+            _show_problems(say, f"advice about {plural(advice.rows, 'row')}:", advice)
         for row in await book.rows(limit=max(0, limit)):
             _show_message(row, reading)
         total = sum((await book.counts()).values())

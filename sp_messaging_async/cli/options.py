@@ -204,10 +204,11 @@ class Record:
 
     async def open(self, stack: AsyncExitStack, *, throwaway: bool) -> SQLiteLedger:
         """The ledger, for as long as the stack is open; `throwaway` for one that goes with it."""
-        file = ledger_file(self.ledger)
         if throwaway:
             folder = tempfile.TemporaryDirectory(prefix="sp-messaging-", ignore_cleanup_errors=True)
             file = Path(stack.enter_context(folder)) / "ledger.sqlite3"
+        else:
+            file = ledger_file(self.ledger)
         return await stack.enter_async_context(SQLiteLedger(file))
 
 

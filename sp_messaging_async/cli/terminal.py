@@ -75,10 +75,13 @@ def plural(number: int, one: str, many: str | None = None) -> str:
 def notes() -> Iterator[None]:
     """Warnings that are for the user of a command, as lines of their own."""
     ours = (RetiredOperationWarning, ReadableByOthersWarning)
+    told: set[str] = set()
 
     def note(message: Warning | str, category: type[Warning], *place: object) -> None:
-        if issubclass(category, ours):
-            err.print(f"note: {shown(str(message))}", style="yellow", markup=False)
+        text = shown(str(message))
+        if issubclass(category, ours) and text not in told:
+            told.add(text)
+            err.print(f"note: {text}", style="yellow", markup=False)
 
     with warnings.catch_warnings():
         for category in ours:
