@@ -62,7 +62,7 @@ def test_every_command_and_option_is_explained() -> None:
                 if argument.name != "*":  # several options, which are arguments of their own
                     assert argument.parameter.help, (each.name, argument.name)
                     explained += 1
-    assert explained > 100
+    assert explained > 90
 
 
 @pytest.mark.parametrize("of", list(commands(cli.app)), ids=lambda of: of.name[0])

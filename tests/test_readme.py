@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import re
+import shlex
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
-from sp_messaging_async import MessagingSession, SQLiteLedger, cli
-from sp_messaging_async.bulk import campaign, outage
+from sp_messaging_async import Credentials, MessagingSession, SQLiteLedger
+from sp_messaging_async.bulk import campaign, order_list, outage
+from sp_messaging_async.bulk.template import Template
+from sp_messaging_async.cli.app import (
+    ALL_SENT,
+    SOME_NOT_SENT,
+    SOME_UNKNOWN,
+    STOPPED,
+    WRONG_USAGE,
+    app,
+)
 from sp_messaging_async.ledger import Status
 from sp_messaging_async.sandbox import Fault, Sandbox
 
+from . import reference
 from .conftest import ORDER
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
@@ -90,11 +100,53 @@ async def test_the_ledger(sandbox: Sandbox, session: MessagingSession, tmp_path:
     assert len(sandbox.delivered) == 1
 
 
-def test_options_are_the_commands() -> None:
-    """README's table of the options of `bulk` names each that the command has."""
-    listed = set(re.findall(r"^\| `--([a-z-]+)[^|]*` \|", README, re.MULTILINE))
-    has = {name.replace("_", "-") for name in inspect.signature(cli.bulk).parameters}
-    assert listed | {"orders"} == has
+def test_the_reference_is_the_commands() -> None:
+    """README's reference is what the command itself says of its options."""
+    _, _, rest = README.partition(reference.BEGIN)
+    told, _, _ = rest.partition(reference.END)
+    assert told == reference.reference(), "bring it up to date: python -m tests.reference"
+
+
+def test_the_columns_are_the_lists() -> None:
+    """README names each column that an order list may have."""
+    for name in re.findall(r"`(\w+)`", order_list.__doc__ or ""):
+        assert f"`{name}`" in README
+
+
+def test_the_template(tmp_path: Path) -> None:
+    """README's template loads, and writes in each of its languages."""
+    (source,) = re.findall(r"<!-- file: template.toml -->\n```toml\n(.*?)```", README, re.DOTALL)
+    path = tmp_path / "template.toml"
+    path.write_text(source, encoding="utf-8")
+    template = Template.load(path)
+    assert list(template.advice("DE")) == []
+    texts = {locale: template.text(locale, {"product": "mug"}) for locale in template.texts}
+    assert all("mug" in text for text in texts.values())
+    assert texts["en"] == "Dear customer, shall we gift-wrap the mug?"
+    assert template.text("de", {"product": "mug", "name": "Jo"}).startswith("Guten Tag Jo, ")
+    assert template.locale_for("pt-BR") == "pt"
+
+
+def test_the_credentials_file(tmp_path: Path) -> None:
+    """README's file of credentials can be read."""
+    (source,) = re.findall(r"```toml\n(\[default\].*?)```", README, re.DOTALL)
+    path = tmp_path / "credentials.toml"
+    path.touch(0o600)
+    path.write_text(source, encoding="utf-8")
+    assert Credentials.from_file(path).refresh_token == "Atzr|…"
+
+
+def commands() -> list[list[str]]:
+    """The commands that README's blocks for a shell show, but for those that install."""
+    blocks = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()]
+    return [shlex.split(line, comments=True) for line in lines if line.startswith("sp-messaging")]
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_commands_are_understood(words: list[str]) -> None:
+    """The command understands every line that README shows."""
+    app.parse_args(words[1:], exit_on_error=False, print_error=False)
 
 
 def test_numbers_are_the_packages() -> None:
@@ -102,7 +154,7 @@ def test_numbers_are_the_packages() -> None:
     assert f"At most {campaign._IN_LANE} messages of one seller and operation" in README
     assert outage.IN_A_ROW == 5
     assert README.count("five failures in a row") == 1
-    ends = (cli.ALL_SENT, cli.SOME_NOT_SENT, cli.WRONG_USAGE, cli.SOME_UNKNOWN, cli.STOPPED)
+    ends = (ALL_SENT, SOME_NOT_SENT, WRONG_USAGE, SOME_UNKNOWN, STOPPED)
     words = ("all sent", "some rejected", "usage", "some", "stopped")
     sentence = " ".join(README.split()).partition("Exit status: ")[2]
     for number, word in zip(ends, words, strict=True):
