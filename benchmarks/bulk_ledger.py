@@ -68,7 +68,7 @@ async def sent(url: str, count: int) -> None:
                 throttle=NO_LIMIT,
             ) as session,
         ):
-            found, _ = await enrol(path, Marketplace.US, ledger, "default", "here")
+            found, _, _ = await enrol(path, Marketplace.US, ledger, "default", "here")
             run = CampaignRun(ledger, found.run, {"default": session})
             done, early = 0, 0.0
             began = time.perf_counter()
