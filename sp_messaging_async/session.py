@@ -467,8 +467,11 @@ class MessagingSession:
         *,
         again: bool = False,
         gate: Gate | None = None,
+        realm: str | None = None,
     ) -> tuple[MessageResponse, bool]:
         """Send as `deliver` does, unless the ledger knows what became of the message.
+
+        realm: what the ledger is to call the endpoint, its own name unless given.
 
         Returns Amazon's answer, and whether it was sent now and not before.
         """
@@ -478,7 +481,7 @@ class MessagingSession:
         content.check(message.request)
         pause = 0.05  # seconds between looks at what somebody else is sending
         while True:
-            row = await ledger.plan(message, campaign, self.endpoint.realm, again=again)
+            row = await ledger.plan(message, campaign, realm or self.endpoint.realm, again=again)
             if row.status == "planned":
                 await _check_files(message.request)  # told now, and not recorded for good
                 entry = Entry(ledger, row, new_owner("call"))

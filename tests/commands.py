@@ -103,14 +103,19 @@ class Command:
         )
         return done.returncode, checked(done.stdout.decode())
 
-    def started(self, *words: str, **variables: str) -> AbstractContextManager[Process]:
-        """A process of its own that goes on meanwhile."""
+    def started(
+        self, *words: str, errors: int = subprocess.STDOUT, **variables: str
+    ) -> AbstractContextManager[Process]:
+        """A process of its own that goes on meanwhile.
+
+        errors: where its standard error goes, as subprocess says it.
+        """
         return Process.of(
             *words,
             **self.setting(**variables),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            stderr=errors,
         )
 
     @contextmanager

@@ -140,8 +140,7 @@ def test_another_kind_for_the_same_list(seller: Command) -> None:
 
 
 def test_a_run_that_was_killed(seller: Command) -> None:
-    """After `kill -9` the same command goes on: no buyer has two messages, and what is unsure is
-    said to be."""
+    """After `kill -9` the same command goes on: nobody has two messages, and doubts are named."""
     hung = {order.id: order for order in ORDERS[60:68]}
     for number, order_id in enumerate(hung):
         fault = Fault.HANG_AFTER if number % 2 else Fault.HANG

@@ -11,9 +11,9 @@ import json
 import re
 import warnings
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from datetime import datetime, time
-from itertools import chain, zip_longest
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import IO
 
@@ -35,10 +35,17 @@ _ALSO_ORDER_ID = ("amazon_order_id", "orderid", "amazonorderid")
 _UNFIT = re.compile("[\0\x80-\x9f\ud800-\udfff]")
 # How a spreadsheet shows a number that it took a long id for, and a value that it has none for.
 _ROUNDED = re.compile(r"[+-]?\d(?:[.,]\d+)?E\+\d\d+", re.IGNORECASE)
-_NO_VALUE = re.compile(
-    r"#(?:N/A|NV|REF!|BEZUG!|VALUE!|WERT!|NAME\?|DIV/0!|NUM!|ZAHL!|NULL!|#+)", re.IGNORECASE
+_NO_VALUE = re.compile(  # in English, German, French, Spanish and Italian
+    r"#(?:N/[AD]|NV|¡?(?:REF|VALOR|DIV/0|NUM|NULO)!|¿?NOMBRE[?!]|(?:VALUE|NULL|SPILL|CALC)!"
+    r"|(?:BEZUG|WERT|ZAHL|ÜBERLAUF|VALEUR|NUL|RIF|VALORE|NULLO)!|(?:NAME|NOM|NOME)\?|#+)",
+    re.IGNORECASE,
 )
 _EXACT = 10**15  # a spreadsheet keeps 15 digits of a number
+_ESCAPED = re.compile("_x([0-9A-Fa-f]{4})_")  # how a workbook writes what XML cannot hold
+
+# Encodings to Python, and of no file.
+_NO_FILES = frozenset(["idna", "punycode", "unicode-escape", "raw-unicode-escape"])
+_OTHER_FILES = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # of zip, as .xlsx and .ods are, and of .xls
 
 
 @frozen
@@ -47,6 +54,11 @@ class Cell:
 
     value: object
     column: int | None
+
+
+@frozen
+class _NoResult:
+    """In the place of a formula's value, where a workbook holds none."""
 
 
 @frozen
@@ -61,6 +73,9 @@ class Row:
         """A cell as text, "" where there is none. Raises InvalidMessage for one that is spoilt."""
         cell = self.cells.get(name)
         value = "" if cell is None or cell.value is None else cell.value
+        if isinstance(value, _NoResult):
+            reason = "is a formula without a value; open the list in a spreadsheet, and save it"
+            raise InvalidMessage(Finding(name, reason))
         if not isinstance(value, str):
             raise InvalidMessage(Finding(name, f"is a {type(value).__name__}; give text"))
         return _whole(name, fit(name, value))
@@ -69,7 +84,7 @@ class Row:
         """A cell's value, text without what surrounds it. Raises InvalidMessage as `text` does."""
         cell = self.cells.get(name)
         value = None if cell is None else cell.value
-        return self.text(name).strip() if isinstance(value, str) else value
+        return self.text(name).strip() if isinstance(value, str | _NoResult) else value
 
     def problem(self, field: str, reason: str) -> Problem:
         """A problem of this row, with its place."""
@@ -182,6 +197,9 @@ def plain_name(name: object) -> str:
     return re.sub(r"[\s-]+", "_", str("" if name is None else name).strip().lower())
 
 
+_NO_HEADER = "is missing; begin with order_id, operation, …"
+
+
 def _why_missing(name: str, given: Sequence[object], separator: str | None) -> str:
     shown = ", ".join(str(cell).strip() for cell in given if cell is not None)
     reason = f"the column is missing; the header has {shown}"
@@ -201,14 +219,14 @@ def _with_own_names(cells: dict[str, Cell], own: Mapping[str, str]) -> Mapping[s
 
 
 def _checked_encoding(name: str | None) -> str | None:
-    try:
-        return None if name is None else _text_codec(name)
-    except LookupError:
-        reason = "name one such as utf-8, utf-16, windows-1252 or iso-8859-15"
-        raise ConfigurationError(f"--encoding {name!r} is none; {reason}") from None
+    with suppress(LookupError, ValueError):  # it may be none that a codec could have
+        if name is None or _codec(name) not in _NO_FILES:
+            return name
+    reason = "name one such as utf-8, utf-16, windows-1252 or iso-8859-15"
+    raise ConfigurationError(f"--encoding {name!r} is none; {reason}")
 
 
-def _text_codec(name: str) -> str:
+def _codec(name: str) -> str:
     "".encode(name)  # which also refuses codecs that are not of text
     return codecs.lookup(name).name
 
@@ -225,35 +243,48 @@ _MARKS = {  # the longer ones first, which begin as others do
 def _lines(file: IO[bytes], given: str | None) -> Iterator[str]:
     """Lines with their ends. A byte order mark says more than the encoding that was given."""
     start = file.read(4)
+    if start.startswith(_OTHER_FILES):
+        reason = "is a workbook or an archive, and no text; save it as .xlsx or as CSV"
+        raise Unreadable(1, None, "file", reason)
     mark = next((mark for mark in _MARKS if start.startswith(mark)), b"")
-    encoding = _MARKS.get(mark) or _by_zeros(start) or given or "utf-8"
+    encoding = _MARKS.get(mark) or _by_zeros(start)
+    stated = None if encoding else given
     file.seek(len(mark))
-    number = 0
-    for number, line in enumerate(_decoded(file, encoding), start=1):
-        if given and not encoding.startswith("utf") and _is_utf8(line, encoding):
-            reason = f"is UTF-8, and not {given}; leave --encoding out"
+    for number, line in enumerate(_decoded(file, encoding or given or "utf-8", stated), start=1):
+        if stated and _is_utf8(line, stated):
+            reason = f"is UTF-8, and not {stated}; leave --encoding out"
             raise Unreadable(number, None, "encoding", reason)
         yield line
 
 
 def _by_zeros(start: bytes) -> str | None:
-    """UTF-16 without a mark, which shows in the zeros between the letters of a header."""
-    if start[1:2] == b"\0" and start[:1] != b"\0":
-        return "utf-16-le"
-    return "utf-16-be" if start[:1] == b"\0" and start[1:2] not in (b"\0", b"") else None
+    """UTF-16 or -32 without a mark, which shows in the zeros around the letters of a header."""
+    shape = bytes(map(bool, start))
+    return _SHAPES.get(shape) or _SHAPES.get(shape[:2])
+
+
+_SHAPES = {
+    b"\1\0\0\0": "utf-32-le",
+    b"\0\0\0\1": "utf-32-be",
+    b"\1\0": "utf-16-le",
+    b"\0\1": "utf-16-be",
+}
 
 
 def _is_utf8(line: str, encoding: str) -> bool:
-    if line.isascii():
+    """Whether a line that was read in another encoding had better been read as UTF-8.
+
+    It then is shorter. Two bytes that are one character in either are Chinese, most likely.
+    """
+    if line.isascii() or _codec(encoding).startswith("utf"):
         return False
     try:
-        line.encode(encoding).decode("utf-8")
+        return len(line.encode(encoding).decode("utf-8")) < len(line)
     except UnicodeError:
         return False
-    return True
 
 
-def _decoded(file: IO[bytes], encoding: str) -> Iterator[str]:
+def _decoded(file: IO[bytes], encoding: str, stated: str | None) -> Iterator[str]:
     decoder = codecs.getincrementaldecoder(encoding)()
     number, rest, at_end = 1, "", False
     while not at_end:
@@ -264,20 +295,22 @@ def _decoded(file: IO[bytes], encoding: str) -> Iterator[str]:
             text = decoder.decode(chunk, at_end)
         except UnicodeDecodeError as error:
             fault = error
-            text = error.object[: error.start].decode(encoding)
+            text = error.object[: error.start].decode(encoding, "replace")
         *whole, rest = (rest + text).split("\n")
         for line in whole:
             yield line + "\n"
         number += len(whole)
         if fault is not None:
-            raise Unreadable(number, len(rest) + 1, "encoding", _misread(encoding))
+            raise Unreadable(number, len(rest) + 1, "encoding", _misread(encoding, stated))
         if len(rest) > _LONGEST_LINE:
             raise Unreadable(number, None, "row", "is longer than any row may be")
     if rest:
         yield rest
 
 
-def _misread(encoding: str) -> str:
+def _misread(encoding: str, stated: str | None) -> str:
+    if stated:
+        return f"is not {stated}; say what else it is with --encoding, or save the list as UTF-8"
     shown = encoding.upper()
     return (
         f"is not {shown}; save the list as UTF-8, or say what it is, as in --encoding windows-1252"
@@ -290,7 +323,7 @@ def _misread(encoding: str) -> str:
 def _csv(lines: Iterator[str], names: _Names) -> Iterator[Row | Problem]:
     start = next(lines, None)
     if start is None:
-        raise Unreadable(1, None, "header", "is missing; begin with order_id, operation, …")
+        raise Unreadable(1, None, "header", _NO_HEADER)
     separator, skipped = _stated_separator(start), 0
     if separator is None:
         separator = _separator(start, names)
@@ -298,7 +331,9 @@ def _csv(lines: Iterator[str], names: _Names) -> Iterator[Row | Problem]:
     else:
         skipped = 1
     records = _numbered(lines, separator, skipped)
-    line, header = next(records, (1, []))
+    line, header = next(records, (1, None))
+    if header is None:
+        raise Unreadable(line, None, "header", _NO_HEADER)
     columns = names.of_header(line, header, separator)
     own = names.own(header, columns)
     for line, record in records:
@@ -418,36 +453,47 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def _workbook(path: Path, names: _Names) -> Iterator[Row | Problem]:
-    """The rows of the first sheet; values as a spreadsheet would show them."""
-    sheets = (_sheet(path, values_only=True), _sheet(path, values_only=False))
+    """The rows of the first sheet that is not hidden; values as a spreadsheet would show them."""
+    sheets = (_sheet(path, of_values=True), _sheet(path, of_values=False))
     with closing(sheets[0]), closing(sheets[1]):
         columns: list[str] | None = None
         own: Mapping[str, str] = {}
-        for line, (shown, written) in enumerate(zip(*sheets, strict=True), start=1):
-            if all(cell in (None, "") for cell in written):
+        for line, (results, formulas) in enumerate(zip(*sheets, strict=True), start=1):
+            cells = [_as_shown(*both) for both in zip(results, formulas, strict=True)]
+            if not any(cells):
                 continue
-            if columns is None:
-                columns = names.of_header(line, shown, None)
-                own = names.own(shown, columns)
+            if columns is not None:
+                yield _of_sheet(line, cells, columns, own)
                 continue
-            yield _of_sheet(line, shown, written, columns, own)
+            while not cells[-1]:  # a sheet is as wide as its widest row
+                cells.pop()
+            columns = names.of_header(line, cells, None)
+            own = names.own(cells, columns)
         if columns is None:
-            raise Unreadable(1, None, "header", "is missing; begin with order_id, operation, …")
+            raise Unreadable(1, None, "header", _NO_HEADER)
 
 
-def _sheet(path: Path, *, values_only: bool) -> Generator[tuple[object, ...]]:
-    """The cells of the first sheet, row by row: their values, or the formulas behind them."""
+def _sheet(path: Path, *, of_values: bool) -> Generator[list[tuple[object, str]]]:
+    """The cells of a sheet, row by row, each with its type: values, or the formulas behind them."""
     try:
         import openpyxl
     except ImportError:
         install = 'pip install "sp-messaging-async[excel]"'
         raise ConfigurationError(f"reading {path.name} needs the excel extra: {install}") from None
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about colours and the like, which do not matter here
-            book = openpyxl.load_workbook(path, read_only=True, data_only=values_only)
+        with _quiet():
+            book = openpyxl.load_workbook(path, read_only=True, data_only=of_values)
         with closing(book):
-            yield from book.worksheets[0].iter_rows(values_only=True)
+            sheets = book.worksheets
+            visible = (sheet for sheet in sheets if sheet.sheet_state == "visible")
+            rows = next(visible, sheets[0]).iter_rows()
+            while True:
+                with _quiet():
+                    batch = list(islice(rows, 100))
+                if not batch:
+                    return
+                for row in batch:
+                    yield [(cell.value, cell.data_type) for cell in row]
     except OSError:
         raise
     except Exception:  # a file that is no workbook makes it raise whatever comes up
@@ -455,37 +501,39 @@ def _sheet(path: Path, *, values_only: bool) -> Generator[tuple[object, ...]]:
         raise Unreadable(1, None, "file", reason) from None
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without openpyxl's warnings about colours and the like, which do not matter here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def _of_sheet(
-    line: int,
-    shown: Sequence[object],
-    written: Sequence[object],
-    columns: Sequence[str],
-    own: Mapping[str, str],
+    line: int, cells: Sequence[object], columns: Sequence[str], own: Mapping[str, str]
 ) -> Row | Problem:
-    cells: dict[str, Cell] = {}
-    pairs = zip_longest(columns, shown, written)
-    for at, (name, value, formula) in enumerate(pairs, start=1):
-        if value is None and isinstance(formula, str) and formula.startswith("="):
-            reason = "is a formula without a value; open the list in a spreadsheet, and save it"
-            return Problem(line, at, name or "row", reason)
-        if name is None:
-            if value not in (None, ""):
-                return Problem(line, at, "row", "stands beside the header; give its column a name")
-            continue
-        cells[name] = Cell(_as_shown(value), at)
-    return Row(line, _with_own_names(cells, own), is_of_table=True)
+    for at, value in enumerate(cells[len(columns) :], start=len(columns) + 1):
+        if value:
+            return Problem(line, at, "row", "stands beside the header; give its column a name")
+    pairs = zip_longest(columns, cells[: len(columns)], fillvalue="")
+    found = {str(name): Cell(value, at) for at, (name, value) in enumerate(pairs, start=1)}
+    return Row(line, _with_own_names(found, own), is_of_table=True)
 
 
-def _as_shown(value: object) -> str:
+def _as_shown(result: tuple[object, str], formula: tuple[object, str]) -> str | _NoResult:
+    value, kind = result
     match value:
         case None:
-            return ""
+            # A formula may have the empty text for its result.
+            return _NoResult() if formula[1] == "f" and kind != "str" else ""
+        case str():
+            return _ESCAPED.sub(lambda code: chr(int(code[1], 16)), value)
         case bool():
             return str(value).upper()
         case int() | float() if abs(value) >= _EXACT:
             return f"{value:.5E}"  # its last digits are lost, and whoever reads it is to be told
-        case float() if value.is_integer():
-            return str(int(value))
+        case float():
+            return f"{value:.15g}"
         case datetime() if value.time() == time():
             return value.date().isoformat()
         case _:

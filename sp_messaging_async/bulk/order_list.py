@@ -155,7 +155,11 @@ class _Reader:
 
     @root.default
     def _root(self) -> Path:
-        return self.folder.resolve()
+        try:
+            return self.folder.resolve()
+        except (OSError, RuntimeError) as error:  # a loop of links
+            reason = type(error).__name__
+            raise ConfigurationError(f"{self.folder} cannot be followed ({reason})") from None
 
     def rows(self, path: Path) -> Iterator[Listed | Problem]:
         reading = self.reading
@@ -222,7 +226,7 @@ class _Reader:
     def _variables(self, row: Row) -> Mapping[str, object]:
         """What the template needs of a row; an empty cell is none of it."""
         names = self.reading.template.columns if self.reading.template else ()
-        values = {name: row.value(name) for name in sorted(names)}
+        values = {name: row.value(name.lower()) for name in sorted(names)}
         return {name: value for name, value in values.items() if value not in (None, "")}
 
     def _request(
@@ -373,11 +377,11 @@ def _cell_of(row: Row, variable: re.Match[str]) -> str:
     name = plain_name(variable[1])
     if name not in row.cells:
         raise InvalidMessage(Finding("attachments", _no_column(row, variable)))
-    value = str(row.value(name) or "").strip()
-    if not value:
+    value = row.value(name)
+    if value in (None, ""):
         reason = f"{variable[0]} is empty in this row; fill the cell"
         raise InvalidMessage(Finding("attachments", reason))
-    return value
+    return str(value)
 
 
 def _no_column(row: Row, variable: re.Match[str]) -> str:

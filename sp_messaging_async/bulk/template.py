@@ -97,9 +97,11 @@ class Template:
                 yield evolve(found, field=field)
 
     def findings(self, columns: Collection[str]) -> Iterator[Finding]:
-        """Variables that are no columns of a list."""
+        """Variables that are no columns of a list. Their capitals do not matter."""
         for locale, source in self.texts.items():
-            for name in sorted(_variables(source) - set(columns)):
+            for name in sorted(_variables(source)):
+                if name.lower() in columns:
+                    continue
                 reason = (
                     f"{self.name} uses {{{{ {name} }}}}, which is no column; the list has "
                     f"{', '.join(columns)}"
@@ -169,6 +171,8 @@ def _compiled(
             variables |= _variables(source)
         except TemplateSyntaxError as error:
             _refuse(path, f"text.{locale}, line {error.lineno}", error.message or "cannot be read")
+        except Exception as error:  # constants are computed here, which may fail in any way
+            _refuse(path, f"text.{locale}", f"cannot be read: {_in_words(error)}")
     return compiled, variables
 
 
@@ -187,12 +191,20 @@ def _environment() -> jinja2.Environment:
         raise ConfigurationError(f"templates need the bulk extra: {install}") from None
 
     class Empty(StrictUndefined):
-        """An empty cell: it may be asked for, as in `{% if gift %}`, and not written."""
+        """An empty cell: it may be asked for, as in `{% if gift == "yes" %}`, and not written."""
 
         __slots__ = ()
 
         def __bool__(self) -> bool:  # type: ignore[override]
             return False
+
+        def __eq__(self, other: object) -> bool:  # type: ignore[override]
+            return other == "" or isinstance(other, Empty)
+
+        def __ne__(self, other: object) -> bool:  # type: ignore[override]
+            return not self == other
+
+        __hash__ = object.__hash__  # type: ignore[assignment]
 
     return ImmutableSandboxedEnvironment(undefined=Empty)
 

@@ -114,7 +114,7 @@ async def bulk(
             number = int(min(limit or math.inf, sum(lane.number for lane in lanes)))
             sessions = await amazon.sessions(sorted({lane.account for lane in lanes}))
             if not (yes or amazon.messages_nobody):
-                await _confirm(book, enrolled.run, lanes, lookups, number, amazon)
+                await _confirm(talk, book, enrolled.run, lanes, lookups, number, amazon)
             run = CampaignRun(
                 book,
                 enrolled.run,
@@ -272,6 +272,7 @@ def _show_credentials(talk: Talk, amazon: Amazon, lanes: Sequence[Lane]) -> None
 
 
 async def _confirm(
+    talk: Talk,
     book: SQLiteLedger,
     run: str,
     lanes: Sequence[Lane],
@@ -280,7 +281,6 @@ async def _confirm(
     amazon: Amazon,
 ) -> None:
     """Show what is about to reach buyers, and ask."""
-    talk = Talk()
     talk.insist(_table_of(lanes))
     longest = max(seconds_by_plans(lanes, lookups).values(), default=0.0)
     named_places = await book.marketplaces(run)
@@ -295,15 +295,16 @@ async def _confirm(
         would = f"{messages} would go to buyers at {amazon.endpoint.api_url}"
         raise ConfigurationError(f"{would}; add --yes to send")
     talk.insist(f"{messages} to buyers at {amazon.endpoint.api_url}, in {duration(longest)}")
-    if _asked(f"Type {total} to send: ") != str(total):
+    if _asked(talk, f"Type {total} to send: ") != str(total):
         raise ConfigurationError("that is another number; nothing was sent")
 
 
-def _asked(question: str) -> str:
+def _asked(talk: Talk, question: str) -> str:
     """What a person types; nothing else is at work meanwhile. Ctrl-C ends it as everywhere."""
     usual = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        return input(question).strip()
+        talk.console.print(question, end="")
+        return input().strip()
     except EOFError:
         return ""
     finally:

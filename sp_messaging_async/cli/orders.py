@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Awaitable, Iterable, Iterator, Mapping
-from contextlib import AsyncExitStack
+import shlex
+from collections.abc import Awaitable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Annotated, Any
 
-from attrs import NOTHING, fields_dict, frozen
+from attrs import NOTHING, evolve, fields_dict, frozen
 from cyclopts import Parameter
 from rich.table import Table
+from rich.text import Text
 
+from .. import attachments, content
 from ..bulk.campaign import available_now
 from ..bulk.order_list import checked_order_id, moment
 from ..errors import (
@@ -22,6 +25,7 @@ from ..errors import (
     Finding,
     Forbidden,
     InvalidMessage,
+    LedgerError,
     MessageNotAvailable,
     MessagingError,
     TransportError,
@@ -30,6 +34,7 @@ from ..ledger import Planned, status_of
 from ..models import LocalFile, MessageRequest
 from ..operations import OPERATIONS, Operation, by_action, named
 from ..session import MessagingSession, Patience
+from ..sqlite_ledger import SQLiteLedger
 from ..wire import names_token
 from . import terminal
 from .app import ALL_SENT, SOME_NOT_SENT, SOME_UNKNOWN, STOPPED, app
@@ -65,7 +70,8 @@ async def actions(order: str, /, *, seller: Seller = Seller()) -> None:
     for operation, named_so in itertools.groupby(sorted(names, key=_operation_of), _operation_of):
         called = sorted(named_so)
         reasons = (disabled.get(name) for name in called)
-        table.add_row(operation, shown(", ".join(called)), next(filter(None, reasons), ""))
+        reason = next(filter(None, reasons), "")
+        table.add_row(operation, Text(shown(", ".join(called))), Text(shown(reason)))
     terminal.out.print(table)
 
 
@@ -128,53 +134,110 @@ async def send(
     again:
         Send it though the ledger knows that such a message was, or may have been, sent before.
     """
-    order_id = checked_order_id(order, any_form=any_order_id)
-    zone = time_zone(timezone)
-    dates = {"coverage_start_date": coverage_start_date, "coverage_end_date": coverage_end_date}
-    given: dict[str, object] = {name: moment(name, day, zone) for name, day in dates.items() if day}
-    if text is not None:
-        given["text"] = text
-    if attach:
-        given["attachments"] = [LocalFile(path) for path in attach]
-    request = _request(named(operation), given)
+    with _by_option():
+        order_id = checked_order_id(order, any_form=any_order_id)
+        zone = time_zone(timezone)
+        days = {"coverage_start_date": coverage_start_date, "coverage_end_date": coverage_end_date}
+        given: dict[str, object] = {
+            name: moment(name, day, zone) for name, day in days.items() if day is not None
+        }
+        if text is not None:
+            given["text"] = text
+        request = _request(named(operation), given, attach)
     async with AsyncExitStack() as stack:
         amazon = await seller.open(stack)
-        book = await record.open(stack, throwaway=seller.sandbox and record.ledger is None)
         session = await amazon.session(seller.account)
+        book = await record.open(stack, throwaway=seller.sandbox and record.ledger is None)
         message = Planned(order_id, request, seller.account)
-        # In a campaign of its own, so that what was once refused may be mended and sent.
-        campaign = f"send {datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
+        campaign = await _campaign(message, book, amazon.realm, again=again)
         try:
-            _, is_new = await session.deliver_once(message, book, campaign, Patience(), again=again)
+            _, is_new = await session.deliver_once(
+                message, book, campaign, Patience(), again=again, realm=amazon.realm
+            )
+        except (InvalidMessage, LedgerError):
+            raise
         except MessagingError as error:
-            return await _unsent(error, session, order_id)
+            return await _unsent(error, session, message, record.ledger)
     say("sent" if is_new else "sent before, as the ledger knows; nothing was sent now")
     return ALL_SENT
 
 
-def _request(operation: Operation, given: Mapping[str, object]) -> MessageRequest:
+_OPTIONS = {
+    "order_id": "ORDER",
+    "amazon_order_id": "ORDER",
+    "operation": "OPERATION",
+    "text": "--text",
+    "attachments": "--attach",
+    "file_name": "--attach",
+    "coverage_start_date": "--coverage-start-date",
+    "coverage_end_date": "--coverage-end-date",
+}
+
+
+@contextmanager
+def _by_option() -> Iterator[None]:
+    """What is wrong with a message, by the names of the options."""
+    try:
+        yield
+    except InvalidMessage as error:
+        found = (
+            evolve(each, field=_OPTIONS.get(each.field, each.field)) for each in error.findings
+        )
+        raise InvalidMessage(*found) from None
+
+
+def _request(
+    operation: Operation, values: Mapping[str, object], attach: Sequence[Path]
+) -> MessageRequest:
+    """The request of these values and files, checked before anything is opened."""
     make: Any = operation.request
     if make is None:
-        raise InvalidMessage(Finding("operation", f"{operation.name} messages nobody"))
+        reason = f"{operation.name} messages nobody; sp-messaging operations shows which do"
+        raise InvalidMessage(Finding("operation", reason))
     takes = fields_dict(make)
-    for name in given:
-        if name not in takes:
-            raise InvalidMessage(Finding(name, f"{operation.name} sends none; leave it out"))
-    missing = [
-        name for name, field in takes.items() if name not in given and field.default is NOTHING
+    given = [*values, *["attachments"] * bool(attach)]
+    needed = [name for name, field in takes.items() if field.default is NOTHING]
+    findings = [
+        *(Finding(name, f"is missing; {operation.name} needs it") for name in needed),
+        *(Finding(name, f"{operation.name} sends none; leave it out") for name in given),
     ]
-    if missing:
-        raise InvalidMessage(Finding(missing[0], f"is missing; {operation.name} needs it"))
-    request: MessageRequest = make(**given)
+    wrong = [each for each in findings if (each.field in takes) != (each.field in given)]
+    if wrong:
+        raise InvalidMessage(*wrong)
+    for path in attach:
+        attachments.check_readable(path)
+    files = {"attachments": [LocalFile(path) for path in attach]} if attach else {}
+    request: MessageRequest = make(**values, **files)
+    content.check(request)
     return request
 
 
-async def _unsent(error: MessagingError, session: MessagingSession, order_id: str) -> int:
+async def _campaign(message: Planned, book: SQLiteLedger, realm: str, *, again: bool) -> str:
+    """Where to record it: "send", or the next one where it was refused, so that it may be mended.
+
+    What was left planned there is taken up.
+    """
+    settled = ("rejected", "skipped", "sent", "unknown") if again else ("rejected", "skipped")
+    campaigns = itertools.chain(["send"], (f"send {number}" for number in itertools.count(2)))
+    for campaign in campaigns:
+        row = await book.plan(message, campaign, realm, again=again)
+        if row.status not in settled:
+            break
+    return campaign
+
+
+async def _unsent(
+    error: MessagingError, session: MessagingSession, message: Planned, ledger: Path | None
+) -> int:
     """Tell what became of a message that was not sent, or is not known to be."""
+    order_id = message.amazon_order_id
     tell(f"{error}{await available_now(error, session, order_id)}")
     match status_of(error):
         case "unknown":
-            tell("look at the order in Seller Central, and then: sp-messaging ledger resolve")
+            there = "" if ledger is None else f" --ledger {shlex.quote(str(ledger))}"
+            settle = f"ledger resolve {shlex.quote(order_id)} {message.operation} sent{there}"
+            tell(f"look at the order in Seller Central, and then: sp-messaging {settle}")
+            tell("or not-sent in place of sent, and then send it again")
             return SOME_UNKNOWN
         case "planned":
             tell("it was not sent; the same command again sends it")
@@ -206,7 +269,7 @@ async def check(*, order: str | None = None, seller: Seller = Seller()) -> int:
         source = source_of(seller.account, seller.credentials)
     head = answers.heads.get(session.endpoint.api_url.rstrip("/"), {})
     findings = [
-        _Check("credentials", True, f"account {seller.account}, from {source}"),
+        _Found("credentials", True, f"account {seller.account}, from {source}"),
         _of_token(error),
         _of_clock(answers.heads.values()),
         *_of_access(error, order),
@@ -214,11 +277,13 @@ async def check(*, order: str | None = None, seller: Seller = Seller()) -> int:
     ]
     for found in findings:
         say(str(found))
-    return ALL_SENT if all(found.is_well for found in findings) else SOME_NOT_SENT
+    # Amazon need not tell the rate.
+    is_well = all(found.is_well for found in findings if found.what != "plan")
+    return ALL_SENT if is_well else SOME_NOT_SENT
 
 
 @frozen
-class _Check:
+class _Found:
     """One thing that was looked at. `is_well` is None where nobody can tell."""
 
     what: str
@@ -238,52 +303,59 @@ async def _error_of(call: Awaitable[object]) -> MessagingError | None:
     return None
 
 
-def _of_token(error: MessagingError | None) -> _Check:
+def _of_token(error: MessagingError | None) -> _Found:
     if isinstance(error, AuthenticationError):
-        return _Check("token", False, str(error))
+        return _Found("token", False, error.text)
     if isinstance(error, ApiError) and names_token(error):
         words = f"Amazon refuses the access token: {error}; authorize the application again"
-        return _Check("token", False, words)
+        return _Found("token", False, words)
     if isinstance(error, TransportError):
-        return _Check("token", None, f"Amazon was not reached: {error.reason}")
-    return _Check("token", True, "Login with Amazon gave one, and Amazon takes it")
+        return _Found("token", None, f"Amazon was not reached: {error.reason}")
+    return _Found("token", True, "Login with Amazon gave one, and Amazon takes it")
 
 
-def _of_clock(heads: Iterable[Mapping[str, str]]) -> _Check:
+def _of_clock(heads: Iterable[Mapping[str, str]]) -> _Found:
     date = next((head["Date"] for head in heads if "Date" in head), None)
     if date is None:
-        return _Check("clock", None, "Amazon told no time")
+        return _Found("clock", None, "Amazon told no time")
     skew = (datetime.now(UTC) - parsedate_to_datetime(date)).total_seconds()
     if abs(skew) <= _LARGEST_SKEW:
-        return _Check("clock", True, "is right, or nearly so")
+        return _Found("clock", True, "is right, or nearly so")
     words = f"is {abs(skew):,.0f} s {'ahead' if skew > 0 else 'behind'}; set it, as by NTP"
-    return _Check("clock", False, words)
+    return _Found("clock", False, words)
 
 
-def _of_access(error: MessagingError | None, order: str | None) -> Iterator[_Check]:
+def _of_access(error: MessagingError | None, order: str | None) -> Iterator[_Found]:
     """The role, as far as an answer about an order tells it, and the order."""
-    if isinstance(error, ApiError) and names_token(error):
-        yield _Check("role", None, "cannot be told before the token is taken")
-    elif isinstance(error, Forbidden) and not isinstance(error, MessageNotAvailable):
+    is_of_token = isinstance(error, ApiError) and names_token(error)
+    is_refused = isinstance(error, ApiError) and error.status < 429 and not is_of_token
+    is_denied = isinstance(error, Forbidden) and not isinstance(error, MessageNotAvailable)
+    if is_of_token or isinstance(error, AuthenticationError):
+        yield _Found("role", None, "cannot be told before the token is well")
+    elif is_denied:
         words = (
             f"{error}. The application needs the role Buyer Communication; when it was given, the "
             "seller authorizes the application anew. The marketplace must be the seller's, too"
         )
-        yield _Check("role", False, words)
-    elif error is None or (isinstance(error, ApiError) and error.status < 429):
+        yield _Found("role", False, words)
+    elif error is None or is_refused:
         asked = "" if order else " to a question about a made-up order; --order makes it sure"
-        yield _Check("role", True, f"Amazon answered{asked}")
+        yield _Found("role", True, f"Amazon answered{asked}")
     else:
-        yield _Check("role", None, str(error))
-    if order and error is not None:
-        yield _Check("order", False, str(error))
+        yield _Found("role", None, str(error))
+    if order and error is None:
+        yield _Found("order", True, f"Amazon tells what may be sent for {order}")
+    elif order and is_refused and not is_denied:
+        yield _Found("order", False, f"Amazon tells nothing of {order}: {error}")
+    elif order:
+        yield _Found("order", None, "cannot be told before the rest is well")
 
 
-def _of_plan(told: str | None) -> _Check:
+def _of_plan(told: str | None) -> _Found:
     usual = OPERATIONS[_READ].plan
     if told is None:
         words = (
             f"Amazon told no rate; its default is {usual.rate:g} a second, burst {usual.burst:g}"
         )
-        return _Check("plan", None, words)
-    return _Check("plan", True, f"{told} requests a second of {_READ}, as Amazon tells")
+        return _Found("plan", None, words)
+    return _Found("plan", True, f"{told} requests a second of {_READ}, as Amazon tells")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -63,18 +64,31 @@ class Fault(Enum):
 
 
 @frozen
-class _Scripted:
+class Scripted:
+    """A fault for the next request that it is meant for."""
+
     fault: Fault
     operation: str | None
     amazon_order_id: str | None
 
 
+@frozen
+class Chance:
+    """A fault for any request that it is meant for, as chance will have it."""
+
+    fault: Fault
+    probability: float
+    operation: str | None
+
+
 class Faults:
-    """The script: each request takes the first fault that is meant for it."""
+    """The script, of which each request takes the first fault that is meant for it; and chance."""
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
-        self._script: deque[_Scripted] = deque()
+        self._script: deque[Scripted] = deque()
+        self._chances: list[Chance] = []
+        self._random = random.Random()
         self._stopped = asyncio.Event()
 
     def add(
@@ -91,16 +105,37 @@ class Faults:
 
         Raises ValueError for a name that is no operation.
         """
-        if operation is not None and operation not in {*OPERATIONS, TOKEN, UPLOAD}:
-            raise ValueError(f"{operation!r} is no operation")
-        self._script.extend(_Scripted(fault, operation, amazon_order_id) for fault in faults)
+        _check_name(operation)
+        self._script.extend(Scripted(fault, operation, amazon_order_id) for fault in faults)
+
+    def add_chance(self, fault: Fault, probability: float, *, operation: str | None = None) -> None:
+        """Let any request fail with a probability from 0 to 1, from now on.
+
+        operation: as with `add`. Raises ValueError for a name that is no operation, or a number
+            that is no probability.
+        """
+        _check_name(operation)
+        if not 0 <= probability <= 1:
+            raise ValueError(f"{probability!r} is no probability from 0 to 1")
+        self._chances.append(Chance(fault, probability, operation))
 
     def clear(self) -> None:
-        """Forget what is left of the script."""
+        """Forget what is left of the script, and what was left to chance."""
         self._script.clear()
+        self._chances.clear()
 
     def __len__(self) -> int:
         return len(self._script)
+
+    @property
+    def script(self) -> list[Scripted]:
+        """What is left of the script."""
+        return list(self._script)
+
+    @property
+    def chances(self) -> list[Chance]:
+        """What is left to chance."""
+        return list(self._chances)
 
     def refused(self) -> AbstractAsyncContextManager[None]:
         """While it is open, connections are refused, and those that are open are closed."""
@@ -112,6 +147,12 @@ class Faults:
             if _is_meant(scripted, operation, amazon_order_id):
                 self._script.remove(scripted)
                 return scripted.fault
+        for chance in self._chances:
+            if (
+                _is_named(chance.operation, operation)
+                and self._random.random() < chance.probability
+            ):
+                return chance.fault
         return None
 
     def release(self) -> None:
@@ -156,11 +197,18 @@ async def _cut(request: web.Request, status: int) -> web.StreamResponse:
     return response
 
 
-def _is_meant(scripted: _Scripted, operation: str, amazon_order_id: str | None) -> bool:
-    by_name = scripted.operation == operation
-    if scripted.operation is None:
-        by_name = operation in MESSAGING
+def _check_name(operation: str | None) -> None:
+    if operation is not None and operation not in {*OPERATIONS, TOKEN, UPLOAD}:
+        raise ValueError(f"{operation!r} is no operation")
+
+
+def _is_meant(scripted: Scripted, operation: str, amazon_order_id: str | None) -> bool:
+    by_name = _is_named(scripted.operation, operation)
     return by_name and scripted.amazon_order_id in (None, amazon_order_id)
+
+
+def _is_named(meant: str | None, operation: str) -> bool:
+    return operation in MESSAGING if meant is None else meant == operation
 
 
 _HTML = "<!DOCTYPE html><html><body><h1>{}</h1></body></html>"

@@ -69,6 +69,11 @@ class Login:
             raise Refused("The access token you provided has expired.")
         return access.seller
 
+    def seller_behind(self, access_token: str | None) -> str | None:
+        """Whose token it is or was, if it is anybody's."""
+        access = self._tokens.get(access_token or "")
+        return access.seller if access else None
+
     def expire_all(self) -> None:
         """Let every access token expire now."""
         now = self._clock()

@@ -15,7 +15,7 @@ from ..marketplaces import Marketplace
 from ..models import FILE_TYPES, MAX_ATTACHMENT_BYTES, Attached, Attachment, MessageRequest
 from ..operations import UPLOAD, Operation
 from .answers import api_error, api_ok
-from .inbox import Delivered, DeliveredFile
+from .inbox import Delivered, DeliveredFile, Inbox
 from .login import Login, Refused
 from .orders import Orders
 from .plans import Plans
@@ -60,6 +60,7 @@ class Messaging:
     actions_form: in which of its two forms getMessagingActionsForOrder answers; the static order
         always gets the model's, as at Amazon.
     orders: what is known of each order.
+    inbox: takes what reaches the buyers.
     """
 
     def __init__(
@@ -70,14 +71,15 @@ class Messaging:
         clock: Callable[[], float],
         actions_form: ActionsForm,
         orders: Orders,
+        inbox: Inbox,
     ) -> None:
-        self.delivered: list[Delivered] = []
         self.actions_form: ActionsForm = actions_form
         self._orders = orders
         self._login = login
         self._plans = plans
         self._uploads = uploads
         self._clock = clock
+        self._inbox = inbox
 
     async def handle(self, operation: Operation, request: web.Request) -> web.StreamResponse:
         """Answer one request, checked in Amazon's order: token, plan, content."""
@@ -116,7 +118,7 @@ class Messaging:
             text = "Invalid amazonOrderId and template combination."
             raise _Refusal(403, "Unauthorized", text)
         files = self._files(operation, order_id, content, seller)
-        self.delivered.append(
+        self._inbox.add(
             Delivered(operation.name, order_id, marketplace, content, files, seller, self._clock())
         )
         return 201, {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from attrs import frozen
 
@@ -77,6 +77,14 @@ class Orders:
         if unknown:
             raise ValueError(f"available: {unknown[0]!r} is no operation that messages a buyer")
         self._known[amazon_order_id] = Order(locale, names)
+
+    def known(self) -> Mapping[str, Order]:
+        """The orders about which something was said."""
+        return dict(self._known)
+
+    def reset(self) -> None:
+        """Forget what was said."""
+        self._known.clear()
 
     def locale_of(self, amazon_order_id: str, marketplace: Marketplace) -> str:
         """The language of an order's buyer."""

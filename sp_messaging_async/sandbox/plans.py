@@ -14,19 +14,25 @@ class TokenBucket:
 
     def __init__(self, plan: UsagePlan, clock: Callable[[], float]) -> None:
         self.plan = plan
+        self.refused = 0
         self._clock = clock
         self._tokens = plan.burst
         self._as_of = clock()
 
     def take(self) -> bool:
         """Take a token, or tell that there is none."""
-        now = self._clock()
-        refilled = self._tokens + (now - self._as_of) * self.plan.rate
-        self._tokens, self._as_of = min(self.plan.burst, refilled), now
-        if self._tokens < 1:
+        if self.tokens() < 1:
+            self.refused += 1
             return False
         self._tokens -= 1
         return True
+
+    def tokens(self) -> float:
+        """How many there are now."""
+        now = self._clock()
+        refilled = self._tokens + (now - self._as_of) * self.plan.rate
+        self._tokens, self._as_of = min(self.plan.burst, refilled), now
+        return self._tokens
 
 
 class Plans:
@@ -36,7 +42,8 @@ class Plans:
     """
 
     def __init__(self, plans: Mapping[str, UsagePlan] | None, clock: Callable[[], float]) -> None:
-        self._plans = {name: row.plan for name, row in OPERATIONS.items()} | dict(plans or {})
+        self._first = {name: row.plan for name, row in OPERATIONS.items()} | dict(plans or {})
+        self._plans = dict(self._first)
         self._clock = clock
         self._buckets: dict[tuple[str, str], TokenBucket] = {}
 
@@ -52,7 +59,25 @@ class Plans:
         """The rate in force, in requests a second."""
         return self._plans[operation].rate
 
+    def in_force(self) -> Mapping[str, UsagePlan]:
+        """The plan of each operation."""
+        return dict(self._plans)
+
+    def buckets(self) -> Mapping[tuple[str, str], TokenBucket]:
+        """The buckets that were used, by seller and operation."""
+        return dict(self._buckets)
+
+    def reset(self) -> None:
+        """The plans of the beginning; all buckets are full."""
+        self._plans = dict(self._first)
+        self._buckets.clear()
+
     def change(self, operation: str, plan: UsagePlan) -> None:
-        """Another plan from now on; all its buckets begin anew, full."""
+        """Another plan from now on; all its buckets begin anew, full.
+
+        Raises ValueError for a name that is no operation.
+        """
+        if operation not in OPERATIONS:
+            raise ValueError(f"{operation!r} is no operation")
         self._plans[operation] = plan
         self._buckets = {key: kept for key, kept in self._buckets.items() if key[1] != operation}

@@ -15,14 +15,17 @@ from aiohttp.typedefs import Handler
 from ..credentials import Credentials
 from ..marketplaces import Endpoint
 from ..models import MAX_ATTACHMENT_BYTES
-from ..operations import OPERATIONS, UsagePlan
+from ..operations import MESSAGING, OPERATIONS, UsagePlan
 from .answers import api_error
+from .control import Control
 from .faults import TOKEN, Faults, Listener
 from .faults import UPLOAD as PUT
-from .inbox import Delivered
+from .inbox import Delivered, Inbox
+from .journal import Changes, Journal
 from .login import Login
 from .messaging import ActionsForm, Messaging
 from .orders import Orders
+from .page import Guard, Page
 from .plans import Plans
 from .uploads import Uploads, place_of
 
@@ -40,6 +43,7 @@ class Sandbox:
     actions_form: "live" or "model", the two forms of getMessagingActionsForOrder.
     locale: the language of every buyer; that of the marketplace unless given. `orders` says it of
         single ones, and what may be sent to them.
+    keep: how many messages are held at most; older ones make room.
 
     Raises ValueError for a plan of a name that is no operation.
 
@@ -56,6 +60,7 @@ class Sandbox:
         token_lifetime: float = 3600,
         actions_form: ActionsForm = "live",
         locale: str | None = None,
+        keep: int = 100_000,
     ) -> None:
         self._host = host
         self._port = port
@@ -66,6 +71,7 @@ class Sandbox:
         self._token_lifetime = token_lifetime
         self._actions_form: ActionsForm = actions_form
         self.orders = Orders(locale)
+        self._keep = keep
 
     async def __aenter__(self) -> Self:
         clock = asyncio.get_running_loop().time
@@ -73,8 +79,18 @@ class Sandbox:
         self.login = Login(self._token_lifetime, clock)
         self.plans = Plans(self._plan_changes, clock)
         self._uploads = Uploads(clock)
+        self.inbox = Inbox(self._keep)
+        self.journal = Journal()
+        self.changes = Changes()
+        self._clock = clock
         self.messaging = Messaging(
-            self.login, self.plans, self._uploads, clock, self._actions_form, self.orders
+            self.login,
+            self.plans,
+            self._uploads,
+            clock,
+            self._actions_form,
+            self.orders,
+            self.inbox,
         )
         self._runner = web.AppRunner(
             self._app(), access_log=None, handle_signals=False, shutdown_timeout=1
@@ -93,6 +109,7 @@ class Sandbox:
         traceback: TracebackType | None,
     ) -> None:
         self.faults.release()
+        self.changes.end()
         await self._runner.cleanup()
 
     @property
@@ -108,8 +125,18 @@ class Sandbox:
 
     @property
     def delivered(self) -> list[Delivered]:
-        """Every message that reached a buyer, in order."""
-        return self.messaging.delivered
+        """Every message that reached a buyer, in order; the last ones, if there are very many."""
+        return self.inbox.delivered
+
+    def reset(self) -> None:
+        """Forget messages, exchanges, faults and what was said of orders; plans as at first."""
+        self.inbox.clear()
+        self.journal.clear()
+        self.faults.clear()
+        self.orders.reset()
+        self.plans.reset()
+        for kind in ("messages", "exchanges", "faults", "orders", "plans"):
+            self.changes.note(kind)
 
     async def _open(self) -> None:
         self._site = web.TCPSite(self._runner, self._host, self._port, reuse_address=True)
@@ -125,6 +152,9 @@ class Sandbox:
 
     def _app(self) -> web.Application:
         app = web.Application(client_max_size=_LARGEST_BODY, middlewares=[_amazons_errors])
+        guard = Guard(self._host)
+        Page(self, guard).add_to(app)
+        Control(self, self._clock, guard).add_to(app)
         app.router.add_post("/auth/o2/token", self._faulty(TOKEN, self.login.handle))
         app.router.add_put("/_uploads/{identity}", self._faulty(PUT, self._uploads.put))
         for row in OPERATIONS.values():
@@ -143,11 +173,43 @@ class Sandbox:
 
     def _faulty(self, name: str, handle: Handler) -> Handler:
         async def answer(request: web.Request) -> web.StreamResponse:
-            fault = self.faults.take(name, self._order_of(request))
-            usual = functools.partial(handle, request)
-            return await (self.faults.perform(fault, request, usual) if fault else usual())
+            began = self._clock()
+            response = None
+            try:
+                fault = self.faults.take(name, self._order_of(request))
+                usual = functools.partial(handle, request)
+                response = await (self.faults.perform(fault, request, usual) if fault else usual())
+                return response
+            finally:
+                await self._note(name, request, response, began)
 
         return answer
+
+    async def _note(
+        self, name: str, request: web.Request, response: web.StreamResponse | None, began: float
+    ) -> None:
+        """Write an exchange down."""
+        now = self._clock()
+        token = request.headers.get("x-amz-access-token")
+        # What the handler read is at hand; what it did not is not read for this.
+        body = b"" if request.can_read_body else await request.read()
+        answer = response.body if isinstance(response, web.Response) else None
+        is_gone = request.transport is None or request.transport.is_closing()
+        self.journal.add(
+            began,
+            now - began,
+            name,
+            request.method,
+            request.raw_path,
+            self.login.seller_behind(token),
+            body,
+            None if response is None or is_gone else response.status,
+            bytes(answer) if isinstance(answer, bytes | bytearray) else b"",
+        )
+        if response is not None and response.status == 201 and name in MESSAGING:
+            self.changes.note("messages")
+        self.changes.note("exchanges")
+        self.changes.note("plans")
 
 
 @web.middleware
