@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+from codecs import BOM_UTF8
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,7 +42,7 @@ def encode(model: object) -> bytes:
 def parse(content: bytes) -> object:
     """JSON in UTF-8 as plain data. Raises DecodingError for anything else."""
     try:
-        return json.loads(content.decode("utf-8-sig"))
+        return json.loads(content.removeprefix(BOM_UTF8).decode())
     except (ValueError, RecursionError) as error:
         raise DecodingError(f"no readable JSON ({type(error).__name__})") from None
 

@@ -15,7 +15,7 @@ from attrs import Attribute, field, frozen
 
 from .errors import ConfigurationError, Finding, InvalidMessage
 
-__all__ = ["Endpoint", "Marketplace", "Region"]
+__all__ = ["Endpoint", "Marketplace", "Region", "is_loopback"]
 
 
 class Region(Enum):

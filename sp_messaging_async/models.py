@@ -8,6 +8,7 @@ accepted kinds of file and their total size: Amazon's guide to the Messaging API
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path, PurePath
@@ -80,10 +81,13 @@ def refuse(field_name: str, reason: str, position: int | None = None) -> Invalid
 def _checked_str(name: str, value: object) -> str:
     if not isinstance(value, str):
         raise refuse(name, f"is a {type(value).__name__}; give a str")
-    for place, character in enumerate(value, start=1):
-        if "\ud800" <= character <= "\udfff":
-            raise refuse(name, "holds half of a surrogate pair, which no encoding can send", place)
+    if not value.isascii() and (half := _HALF.search(value)):
+        reason = "holds half of a surrogate pair, which no encoding can send"
+        raise refuse(name, reason, half.start() + 1)
     return value
+
+
+_HALF = re.compile("[\ud800-\udfff]")
 
 
 def _non_empty(instance: object, attribute: Attribute[str], value: str) -> None:

@@ -11,6 +11,7 @@ import re
 import warnings
 from collections.abc import Mapping
 from datetime import date
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
@@ -105,7 +106,7 @@ class Operation:
         """Whether its request has attachments."""
         return self.request is not None and "attachments" in fields_dict(self.request)
 
-    @property
+    @cached_property
     def has_body(self) -> bool:
         """Whether its request has fields, and so a JSON body."""
         return self.request is not None and bool(fields_dict(self.request))

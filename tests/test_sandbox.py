@@ -698,7 +698,6 @@ async def test_a_body_that_is_too_large(seller: Asker) -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        "/",
         "/messaging/v1/orders",
         "/messaging/v1/orders//attributes",
         "/messaging/v1/orders/1/attributes/",

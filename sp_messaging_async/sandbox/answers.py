@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import uuid
+import itertools
+import json
+import random
 
 from aiohttp import web
 
@@ -13,9 +15,7 @@ _TELLS_RATE = (200, 201, 400, 404)  # Amazon sends its rate header with these, a
 
 def api_ok(status: int, body: object, rate: float) -> web.Response:
     """A success of the Selling Partner API."""
-    return web.json_response(
-        body, status=status, headers=_headers(status, rate), content_type="application/hal+json"
-    )
+    return _json(status, body, "application/hal+json; charset=utf-8", rate)
 
 
 def api_error(
@@ -23,14 +23,24 @@ def api_error(
 ) -> web.Response:
     """A refusal of the Selling Partner API."""
     error = {"code": code, "message": message, "details": details}
-    return web.json_response({"errors": [error]}, status=status, headers=_headers(status, rate))
+    return _json(status, {"errors": [error]}, "application/json; charset=utf-8", rate)
 
 
-def _headers(status: int, rate: float | None) -> dict[str, str]:
-    headers = {"x-amzn-RequestId": str(uuid.uuid4())}
+def _json(status: int, body: object, content_type: str, rate: float | None) -> web.Response:
+    headers = {"Content-Type": content_type, "x-amzn-RequestId": _request_id()}
     if rate is not None and status in _TELLS_RATE:
         headers["x-amzn-RateLimit-Limit"] = str(float(rate))
-    return headers
+    content = json.dumps(body).encode() if body else b"{}"
+    return web.Response(body=content, status=status, headers=headers)
+
+
+_BEGIN = "{:08x}-{:04x}-{:04x}-{:04x}".format(*(random.getrandbits(n) for n in (32, 16, 16, 16)))
+_NUMBERS = itertools.count(1)
+
+
+def _request_id() -> str:
+    """A new one that looks like Amazon's."""
+    return f"{_BEGIN}-{next(_NUMBERS):012x}"
 
 
 def s3_error(status: int, code: str, message: str) -> web.Response:

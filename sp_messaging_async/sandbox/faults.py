@@ -127,6 +127,10 @@ class Faults:
     def __len__(self) -> int:
         return len(self._script)
 
+    def __bool__(self) -> bool:
+        """Whether anything may go wrong."""
+        return bool(self._script or self._chances)
+
     @property
     def script(self) -> list[Scripted]:
         """What is left of the script."""

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
+from typing import Any
 
 from attrs import field, frozen
 
@@ -45,7 +46,7 @@ class Journal:
 
     def __init__(self) -> None:
         self.total = 0
-        self._kept: deque[Exchange] = deque(maxlen=_KEPT)
+        self._kept: deque[tuple[Any, ...]] = deque(maxlen=_KEPT)
 
     def add(
         self,
@@ -61,14 +62,14 @@ class Journal:
     ) -> None:
         """Note an exchange that has ended."""
         self.total += 1
+        # Most are never looked at: what they are made of is kept, and shaped when they are.
         bodies = (request[:_SHOWN], answer[:_SHOWN])
-        self._kept.append(
-            Exchange(self.total, at, seller, operation, verb, path, status, seconds, *bodies)
-        )
+        exchange = (self.total, at, seller, operation, verb, path, status, seconds, *bodies)
+        self._kept.append(exchange)
 
     def since(self, last: int) -> list[Exchange]:
         """Exchanges after one, in order."""
-        return [exchange for exchange in self._kept if exchange.number > last]
+        return [Exchange(*kept) for kept in self._kept if kept[0] > last]
 
     def clear(self) -> None:
         """Forget all exchanges."""
@@ -84,10 +85,10 @@ class Changes:
     def __init__(self) -> None:
         self._listeners: list[Listener] = []
 
-    def note(self, kind: str) -> None:
-        """Something of a kind has changed."""
+    def note(self, *kinds: str) -> None:
+        """Something of these kinds has changed."""
         for listener in self._listeners:
-            listener.note(kind)
+            listener.note(*kinds)
 
     @contextmanager
     def listener(self) -> Iterator[Listener]:
@@ -114,9 +115,9 @@ class Listener:
         self._kinds: set[str] = set()
         self._changed = asyncio.Event()
 
-    def note(self, kind: str) -> None:
-        """Something of a kind has changed."""
-        self._kinds.add(kind)
+    def note(self, *kinds: str) -> None:
+        """Something of these kinds has changed."""
+        self._kinds.update(kinds)
         self._changed.set()
 
     async def changes(self) -> AbstractSet[str]:

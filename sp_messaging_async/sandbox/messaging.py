@@ -114,7 +114,7 @@ class Messaging:
             raise _invalid("Invalid Input")
         if content is None:
             return 200, self._read(operation, order_id, marketplace)
-        if operation not in self._orders.available(order_id):
+        if not self._orders.is_available(order_id, operation):
             text = "Invalid amazonOrderId and template combination."
             raise _Refusal(403, "Unauthorized", text)
         files = self._files(operation, order_id, content, seller)
@@ -154,6 +154,8 @@ class Messaging:
     ) -> tuple[DeliveredFile, ...]:
         place = Place(seller, order_id, operation.kind)
         listed = cast("Attached", getattr(content, "attachments", ()))
+        if not listed:
+            return ()
         files = tuple(self._file(item, place) for item in listed if isinstance(item, Attachment))
         if sum(len(file.content or b"") for file in files) > MAX_ATTACHMENT_BYTES:
             raise _invalid("Invalid Input", "The attachments are larger than 10 MB together")
@@ -169,6 +171,9 @@ class Messaging:
         return DeliveredFile(attachment.file_name, content)
 
 
+_MARKETPLACES = {marketplace.id: marketplace for marketplace in Marketplace}
+
+
 def _checked_order_id(order_id: str) -> str:
     if not _ORDER_ID.fullmatch(order_id):
         raise _invalid("Invalid Input", "The order id is none")
@@ -182,10 +187,10 @@ def _marketplace(request: web.Request, known: set[str]) -> Marketplace:
     given = request.query.getall("marketplaceIds", [])
     if len(given) != 1 or "," in given[0]:
         raise _invalid("Invalid Input", "marketplaceIds takes exactly one value")
-    found = [marketplace for marketplace in Marketplace if marketplace.id == given[0]]
-    if not found:
+    found = _MARKETPLACES.get(given[0])
+    if found is None:
         raise _invalid("Invalid Input", f"Marketplace {given[0]} does not exist")
-    return found[0]
+    return found
 
 
 async def _content(operation: Operation, request: web.Request) -> MessageRequest | None:

@@ -91,6 +91,11 @@ class Orders:
         known = self._known.get(amazon_order_id)
         return (known and known.locale) or self.locale or _LANGUAGES[marketplace]
 
+    def is_available(self, amazon_order_id: str, operation: Operation) -> bool:
+        """Whether an operation may be used for an order."""
+        known = self._known.get(amazon_order_id)
+        return known is None or operation.name in known.available
+
     def available(self, amazon_order_id: str) -> list[Operation]:
         """What may be sent for an order."""
         names = self._known.get(amazon_order_id, Order()).available

@@ -15,7 +15,7 @@ from aiohttp.typedefs import Handler
 from ..credentials import Credentials
 from ..marketplaces import Endpoint
 from ..models import MAX_ATTACHMENT_BYTES
-from ..operations import MESSAGING, OPERATIONS, UsagePlan
+from ..operations import MESSAGING, OPERATIONS, UPLOAD, UsagePlan
 from .answers import api_error
 from .control import Control
 from .faults import TOKEN, Faults, Listener
@@ -31,6 +31,7 @@ from .uploads import Uploads, place_of
 
 __all__ = ["Sandbox"]
 
+_ORDER = MESSAGING["getMessagingActionsForOrder"].path
 _LARGEST_BODY = MAX_ATTACHMENT_BYTES + 2**20  # bytes; what is larger gets Amazon's 413
 
 
@@ -135,8 +136,7 @@ class Sandbox:
         self.faults.clear()
         self.orders.reset()
         self.plans.reset()
-        for kind in ("messages", "exchanges", "faults", "orders", "plans"):
-            self.changes.note(kind)
+        self.changes.note("messages", "exchanges", "faults", "orders", "plans")
 
     async def _open(self) -> None:
         self._site = web.TCPSite(self._runner, self._host, self._port, reuse_address=True)
@@ -151,17 +151,33 @@ class Sandbox:
             connection.force_close()
 
     def _app(self) -> web.Application:
-        app = web.Application(client_max_size=_LARGEST_BODY, middlewares=[_amazons_errors])
+        app = web.Application(client_max_size=_LARGEST_BODY)
         guard = Guard(self._host)
         Page(self, guard).add_to(app)
         Control(self, self._clock, guard).add_to(app)
-        app.router.add_post("/auth/o2/token", self._faulty(TOKEN, self.login.handle))
-        app.router.add_put("/_uploads/{identity}", self._faulty(PUT, self._uploads.put))
-        for row in OPERATIONS.values():
-            path = row.path.replace("{resource}", "{resource:.+}")
-            handle = functools.partial(self.messaging.handle, row)
-            app.router.add_route(row.verb, path, self._faulty(row.name, handle))
+        login, put = self._watched(TOKEN, self.login.handle), self._watched(PUT, self._uploads.put)
+        app.router.add_route("*", "/auth/o2/token", _by_verb({"POST": login}))
+        app.router.add_route("*", "/_uploads/{identity}", _by_verb({"PUT": put}))
+        upload = self._watched(UPLOAD.name, functools.partial(self.messaging.handle, UPLOAD))
+        path = UPLOAD.path.replace("{resource}", "{resource:.+}")
+        app.router.add_route("*", path, _by_verb({UPLOAD.verb: upload}))
+        app.router.add_route("*", f"{_ORDER}{{rest:.*}}", self._by_path())
+        app.router.add_route("*", "/{path:.*}", _not_found)
         return app
+
+    def _by_path(self) -> Handler:
+        """The operations, by what follows the order. One look-up; a router tries them in turn."""
+        paths: dict[str, dict[str, Handler]] = {}
+        for row in MESSAGING.values():
+            handle = functools.partial(self.messaging.handle, row)
+            rest = row.path.removeprefix(_ORDER)
+            paths.setdefault(rest, {})[row.verb] = self._watched(row.name, handle)
+        handlers = {rest: _by_verb(verbs) for rest, verbs in paths.items()}
+
+        async def answer(request: web.Request) -> web.StreamResponse:
+            return await handlers.get(request.match_info["rest"], _not_found)(request)
+
+        return answer
 
     def _order_of(self, request: web.Request) -> str | None:
         """The order that a request is about."""
@@ -171,17 +187,21 @@ class Sandbox:
         place = place_of("", match["resource"]) if "resource" in match else None
         return place.amazon_order_id if place else match.get("amazonOrderId")
 
-    def _faulty(self, name: str, handle: Handler) -> Handler:
+    def _watched(self, name: str, handle: Handler) -> Handler:
+        """The handler of an operation, where faults strike and exchanges are written down."""
+
         async def answer(request: web.Request) -> web.StreamResponse:
             began = self._clock()
             response = None
             try:
-                fault = self.faults.take(name, self._order_of(request))
+                fault = self.faults.take(name, self._order_of(request)) if self.faults else None
                 usual = functools.partial(handle, request)
                 response = await (self.faults.perform(fault, request, usual) if fault else usual())
-                return response
+            except web.HTTPRequestEntityTooLarge:
+                response = api_error(413, "PayloadTooLarge", "The request is too large.")
             finally:
                 await self._note(name, request, response, began)
+            return response
 
         return answer
 
@@ -206,20 +226,19 @@ class Sandbox:
             None if response is None or is_gone else response.status,
             bytes(answer) if isinstance(answer, bytes | bytearray) else b"",
         )
-        if response is not None and response.status == 201 and name in MESSAGING:
-            self.changes.note("messages")
-        self.changes.note("exchanges")
-        self.changes.note("plans")
+        self.changes.note("exchanges", "messages", "plans")
 
 
-@web.middleware
-async def _amazons_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """What aiohttp itself refuses, in the form of Amazon's errors."""
-    try:
-        return await handler(request)
-    except web.HTTPRequestEntityTooLarge:
-        return api_error(413, "PayloadTooLarge", "The request is too large.")
-    except web.HTTPNotFound:
-        return api_error(404, "NotFound", "The requested resource does not exist.")
-    except web.HTTPMethodNotAllowed:
-        return api_error(405, "MethodNotAllowed", "The resource does not take this method.")
+def _by_verb(handlers: Mapping[str, Handler]) -> Handler:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        return await handlers.get(request.method, _not_allowed)(request)
+
+    return answer
+
+
+async def _not_found(request: web.Request) -> web.StreamResponse:
+    return api_error(404, "NotFound", "The requested resource does not exist.")
+
+
+async def _not_allowed(request: web.Request) -> web.StreamResponse:
+    return api_error(405, "MethodNotAllowed", "The resource does not take this method.")
