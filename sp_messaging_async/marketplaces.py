@@ -15,7 +15,7 @@ from attrs import Attribute, field, frozen
 
 from .errors import ConfigurationError, Finding, InvalidMessage
 
-__all__ = ["Endpoint", "Marketplace", "Region", "is_loopback"]
+__all__ = ["Endpoint", "Marketplace", "Region", "is_loopback", "is_of_amazon"]
 
 
 class Region(Enum):
@@ -132,9 +132,13 @@ def _split(name: str, url: str) -> SplitResult:
 def _plain_http_allowed(host: str) -> bool:
     if is_loopback(host):
         return True
-    name = "." + host.rstrip(".")
-    of_amazon = any(name.endswith("." + domain) for domain in _AMAZON_DOMAINS)
-    return os.environ.get("SP_MESSAGING_ALLOW_HTTP") == "1" and not of_amazon
+    return os.environ.get("SP_MESSAGING_ALLOW_HTTP") == "1" and not is_of_amazon(host)
+
+
+def is_of_amazon(host: str) -> bool:
+    """Whether a host name is one of Amazon's."""
+    name = "." + host.lower().rstrip(".")
+    return any(name.endswith("." + domain) for domain in _AMAZON_DOMAINS)
 
 
 def is_loopback(host: str) -> bool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
+import json
 import re
 import shlex
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, get_args
 
+import aiohttp
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
@@ -23,6 +25,7 @@ from sp_messaging_async.cli.app import (
     app,
 )
 from sp_messaging_async.ledger import Status
+from sp_messaging_async.pytest_plugin import MessagingSandbox
 from sp_messaging_async.sandbox import Fault, Sandbox
 
 from . import reference
@@ -163,6 +166,21 @@ def test_numbers_are_the_packages() -> None:
         assert f"`{status}`" in README
 
 
-def test_the_test_of_a_reader() -> None:
-    """The test that README shows passes."""
-    asyncio.run(code_with("def test_a_dropped_answer")["test_a_dropped_answer"]())
+def test_the_routes_are_the_sandboxs() -> None:
+    """README names every route by which the sandbox is controlled."""
+    document = json.loads(files("sp_messaging_async.sandbox").joinpath("openapi.json").read_text())
+    for path in document["paths"]:
+        assert path in README
+
+
+async def test_the_lines_of_curl(messaging_sandbox: MessagingSandbox) -> None:
+    """The requests that README makes with curl are understood."""
+    lines = re.findall(
+        r"^curl (?:-X (\w+) )?localhost:8085(\S+)(?: --json '(.*)')?$", README, re.MULTILINE
+    )
+    assert len(lines) == 3
+    async with aiohttp.ClientSession(messaging_sandbox.url) as http:
+        for verb, path, body in lines:
+            data = json.loads(body) if body else None
+            async with http.request(verb or "GET", path, json=data) as answer:
+                assert answer.status in (200, 204)
