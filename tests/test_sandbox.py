@@ -558,11 +558,19 @@ async def test_an_order_id_that_no_order_has(seller: Asker, order: str) -> None:
         await _refused(seller, call, order=order)
 
 
-@pytest.mark.parametrize("field_", ["marketplaceIds", "subject", "rawMessageBody"])
+@pytest.mark.parametrize("field_", ["locale", "subject", "rawMessageBody"])
 @pytest.mark.parametrize("call", WITH_BODY, ids=_name)
 async def test_an_unknown_field(seller: Asker, call: Call, field_: str) -> None:
     """A field that the operation does not have is refused, whatever it holds."""
     await _refused(seller, call.changed(**{field_: "ATVPDKIKX0DER"}))
+
+
+async def test_a_marketplace_in_the_body(seller: Asker) -> None:
+    """It is ignored as at Amazon, where clients of many APIs put it; the query must have it too."""
+    for call in WITH_BODY:
+        answer = await seller.send(seller.asked(call.changed(marketplaceIds=["ATVPDKIKX0DER"])))
+        assert answer.status == 201
+    assert len(seller.sandbox.delivered) == len(WITH_BODY)
 
 
 NO_ATTACHMENTS: list[Any] = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Iterable
 from html.entities import html5
@@ -171,6 +172,12 @@ class Messaging:
         return DeliveredFile(attachment.file_name, content)
 
 
+# Clients that serve many of Amazon's APIs name it in all these ways at once, and Amazon does not
+# mind; other names that it does not know are mistakes.
+_MARKETPLACE_NAMES = {
+    *("marketplaceId", "marketplaceIds", "MarketplaceId", "MarketplaceIds"),
+    *("marketplace_id", "marketplace_ids", "Marketplace", "Marketplaces"),
+}
 _MARKETPLACES = {marketplace.id: marketplace for marketplace in Marketplace}
 
 
@@ -181,7 +188,7 @@ def _checked_order_id(order_id: str) -> str:
 
 
 def _marketplace(request: web.Request, known: set[str]) -> Marketplace:
-    unknown = request.query.keys() - known
+    unknown = request.query.keys() - known - _MARKETPLACE_NAMES
     if unknown:
         raise _invalid("Invalid Input", f"Unknown query parameter {min(unknown)}")
     given = request.query.getall("marketplaceIds", [])
@@ -205,21 +212,40 @@ async def _content(operation: Operation, request: web.Request) -> MessageRequest
         if request.content_type != "application/json":
             raise _Refusal(415, "UnsupportedMediaType", "The content type must be application/json")
         return _decoded(raw, operation.request)
-    if hdrs.CONTENT_TYPE in request.headers:
-        raise _Refusal(415, "UnsupportedMediaType", "The operation takes no content")
-    if raw:
-        raise _invalid("Invalid Input", "The operation takes no body")
+    if not _says_marketplace_only(request, raw):
+        if hdrs.CONTENT_TYPE in request.headers:
+            raise _Refusal(415, "UnsupportedMediaType", "The operation takes no content")
+        if raw:
+            raise _invalid("Invalid Input", "The operation takes no body")
     return _decoded(b"{}", operation.request)
+
+
+def _says_marketplace_only(request: web.Request, raw: bytes) -> bool:
+    if not raw or request.content_type != "application/json":
+        return False
+    with contextlib.suppress(codec.DecodingError):
+        data = codec.parse(raw)
+        return bool(data) and not _without_marketplaces(data)
+    return False
 
 
 def _decoded(raw: bytes, cls: type[MessageRequest]) -> MessageRequest:
     try:
-        content: MessageRequest = codec.decode_strictly(codec.parse(raw), cls)
+        content: MessageRequest = codec.decode_strictly(
+            _without_marketplaces(codec.parse(raw)), cls
+        )
     except codec.DecodingError as error:
         raise _invalid("Invalid Input", str(error)) from None
     if _holds_markup_or_address(getattr(content, "text", "")):
         raise _invalid("Invalid Input", "The text holds HTML or an e-mail address")
     return content
+
+
+def _without_marketplaces(data: object) -> object:
+    """What is left of a body once names of the marketplace are gone from it."""
+    if not isinstance(data, dict):
+        return data
+    return {name: value for name, value in data.items() if name not in _MARKETPLACE_NAMES}
 
 
 def _holds_markup_or_address(text: str) -> bool:
@@ -255,12 +281,13 @@ def _model_action(row: Operation, order_id: str, marketplace: Marketplace) -> di
 
 def _live_action(row: Operation, order_id: str, marketplace: Marketplace) -> dict[str, object]:
     path = _path(row, order_id, marketplace)
-    schema = {"_links": {"self": {"href": path.replace("?", "/schema?")}}, **_schema(row)}
+    link = {"href": path.replace("?", "/schema?"), "name": row.kind}
+    schema = {"_links": {"self": link}, **_schema(row)}
     state = {"disabled": False, "disabledReason": None, "x-ui-hidden": False}
     return {
         "name": row.live_name or row.kind,
         "title": row.kind,
-        "_links": {"self": {"href": path}},
+        "_links": {"self": {"href": path}, "schema": link},
         "_embedded": {"schema": {**schema, **state}},
     }
 
