@@ -37,7 +37,7 @@ from sp_messaging_async import (
     attachments,
     codec,
 )
-from sp_messaging_async.attachments import FileToUpload
+from sp_messaging_async.attachments import Files, FileToUpload
 from sp_messaging_async.models import (
     MAX_ATTACHMENT_BYTES,
     CreateUploadDestinationResponse,
@@ -738,3 +738,137 @@ async def test_a_put_has_no_access_token(sandbox: Sandbox, open_session: Open) -
     await session.upload_attachment(
         ORDER, CreateConfirmCustomizationDetailsRequest, b"a file", "a.pdf"
     )
+
+
+# Files that many messages carry
+
+
+@frozen
+class Reads:
+    """The paths that were read, in their order."""
+
+    paths: list[str]
+
+    def __call__(self, name: str, source: Path | bytes) -> tuple[FileToUpload, bytes]:
+        assert isinstance(source, Path)
+        self.paths.append(source.name)
+        return _READ(name, source)
+
+
+_READ = attachments._read
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that are read, as they are."""
+    counting = Reads([])
+    monkeypatch.setattr(attachments, "_read", counting)
+    return counting.paths
+
+
+def _write(folder: Path, name: str, content: bytes) -> Path:
+    path = folder / name
+    path.write_bytes(content)
+    return path
+
+
+async def test_a_file_of_many_messages(tmp_path: Path, reads: list[str]) -> None:
+    """It is read once, however many come for it, and has the name that each gives it."""
+    path = _write(tmp_path, "a.pdf", b"content")
+    files = Files()
+    found = [await files.read(path, f"{number}.pdf") for number in range(3)]
+    found += await asyncio.gather(*(files.read(path, "many.pdf") for _ in range(50)))
+    assert reads == ["a.pdf"]
+    assert [file.name for file in found[:4]] == ["0.pdf", "1.pdf", "2.pdf", "many.pdf"]
+    expected = await attachments.read(path)
+    assert {(file.size, file.md5, file.source) for file in found} == {
+        (expected.size, expected.md5, b"content")
+    }
+
+
+async def test_readers_of_other_files_do_not_mix(tmp_path: Path, reads: list[str]) -> None:
+    """Many who come for many files at once each get theirs, and every file is read once."""
+    paths = [_write(tmp_path, f"{number}.pdf", b"%d" % number) for number in range(40)]
+    files = Files()
+    found = await asyncio.gather(*(files.read(path, path.name) for path in paths * 3))
+    assert [file.source for file in found] == [b"%d" % number for number in range(40)] * 3
+    assert sorted(reads) == sorted(path.name for path in paths)
+
+
+async def test_a_reader_that_gives_up(tmp_path: Path, reads: list[str]) -> None:
+    """Its cancellation is its own; the others get the file."""
+    path = _write(tmp_path, "a.pdf", b"content")
+    files = Files()
+    first, *others = (asyncio.create_task(files.read(path, "a.pdf")) for _ in range(5))
+    await asyncio.sleep(0)
+    first.cancel()
+    assert {file.source for file in await asyncio.gather(*others)} == {b"content"}
+    assert first.cancelled()
+    assert len(reads) <= 2
+
+
+@pytest.mark.parametrize("change", [_edited, _grown])
+async def test_a_file_that_has_changed(
+    tmp_path: Path, reads: list[str], change: Callable[[Path], None]
+) -> None:
+    """It is read again, so that nobody is sent what it was before."""
+    path = _write(tmp_path, "invoice.pdf", b"before")
+    os.utime(path, ns=(0, 0))
+    files = Files()
+    await files.read(path, "a.pdf")
+    change(path)
+    found = await files.read(path, "a.pdf")
+    assert found.source == path.read_bytes()
+    assert len(reads) == 2
+    assert found.md5 == (await attachments.read(path)).md5
+
+
+@pytest.mark.parametrize("change", [_emptied, _deleted, _replaced, _grown_too_large])
+async def test_a_file_that_has_become_unfit(tmp_path: Path, change: Callable[[Path], None]) -> None:
+    """It is refused, though what it was before is known."""
+    path = _write(tmp_path, "invoice.pdf", b"before")
+    os.utime(path, ns=(0, 0))
+    files = Files()
+    await files.read(path, "a.pdf")
+    change(path)
+    for _ in range(2):
+        with pytest.raises(InvalidMessage):
+            await files.read(path, "a.pdf")
+
+
+async def test_room_for_files(tmp_path: Path, reads: list[str]) -> None:
+    """The longest unused go first when room runs out; what has none is put from the disk."""
+    names = ["a.pdf", "b.pdf", "c.pdf"]
+    a, b, c = (_write(tmp_path, name, name[:1].encode() * 4) for name in names)
+    large = _write(tmp_path, "large.pdf", b"x" * 11)
+    files = Files(room=10)
+    for path in (a, b, a, c):  # which b has to go for
+        assert (await files.read(path, "x.pdf")).source == path.read_bytes()
+    assert reads == names
+    await files.read(a, "x.pdf")
+    await files.read(c, "x.pdf")
+    assert reads == names
+    assert (await files.read(large, "x.pdf")).source == large
+    await files.read(b, "x.pdf")  # for a
+    await files.read(c, "x.pdf")
+    assert reads == [*names, "large.pdf", "b.pdf"]
+    await files.read(a, "x.pdf")
+    assert reads[-1] == "a.pdf"
+
+
+async def test_room_is_bounded(tmp_path: Path) -> None:
+    """However many files there are, no more of them is kept than there is room for."""
+    files = Files(room=100)
+    for number in range(60):
+        await files.read(_write(tmp_path, f"{number}.pdf", b"x" * (number % 30 + 1)), "x.pdf")
+        kept = [file.source for file in files._kept.values()]
+        assert sum(len(source) for source in kept if isinstance(source, bytes)) <= 100
+        assert files._left == 100 - sum(file.size for file in files._kept.values())
+
+
+async def test_no_room(tmp_path: Path, reads: list[str]) -> None:
+    """Without room nothing is kept, and the content stays on the disk until it is put."""
+    path = _write(tmp_path, "a.pdf", b"content")
+    files = Files(room=0)
+    assert [(await files.read(path, "a.pdf")).source for _ in range(2)] == [path, path]
+    assert len(reads) == 2

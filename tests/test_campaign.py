@@ -8,35 +8,42 @@ import tracemalloc
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from attrs import frozen
+from attrs import field, frozen
 
 import sp_messaging_async.bulk.campaign
 from sp_messaging_async import (
     AuthenticationError,
     CreateUnexpectedProblemRequest,
     Credentials,
+    Forbidden,
     InvalidOrderList,
     LocalThrottle,
     Marketplace,
     Message,
+    MessageRequest,
     MessagingSession,
     Outcome,
     OutcomeUnknown,
+    PlanKey,
     RetryPolicy,
     SQLiteLedger,
     TransportError,
     UsagePlan,
 )
 from sp_messaging_async.bulk.campaign import CampaignRun, enrol
+from sp_messaging_async.bulk.order_list import Reading
 from sp_messaging_async.bulk.outage import Outage
-from sp_messaging_async.ledger import Enrolled
-from sp_messaging_async.operations import MESSAGING
+from sp_messaging_async.bulk.template import Template
+from sp_messaging_async.ledger import Enrolled, Lane, Ledger
+from sp_messaging_async.models import Buyer, GetAttributesResponse
+from sp_messaging_async.operations import MESSAGING, UPLOAD
 from sp_messaging_async.sandbox import Fault, Sandbox
 
-from .conftest import Open, run_virtually
+from .conftest import FAST, Open, run_virtually
 
 SOON = RetryPolicy(attempts=5, base_delay=0.01, max_delay=0.05)
 OTHER = "111-1111111-1111111"
@@ -99,6 +106,7 @@ async def campaign(tmp_path: Path, sandbox: Sandbox) -> AsyncIterator[Campaign]:
 
 def fail(sandbox: Sandbox, choose: Callable[[str], Fault | None]) -> None:
     """Let a function choose the fault of each request that is not for a token."""
+    sandbox.faults.add(Fault.HANG)  # an empty script is not asked
     sandbox.faults.take = (  # type: ignore[method-assign]
         lambda operation, _: None if operation == "token" else choose(operation)
     )
@@ -131,6 +139,7 @@ async def test_random_faults(campaign: Campaign, open_session: Open, orders: int
         ambiguous += fault in NO_ANSWER
         return fault
 
+    campaign.sandbox.faults.add(Fault.HANG)  # an empty script is not asked
     campaign.sandbox.faults.take = choose  # type: ignore[method-assign]
     campaign.write(orders)
     _, outcomes = await campaign.send(open_session(timeout=2, retry=SOON))
@@ -377,6 +386,37 @@ async def test_tokens_that_the_api_refuses_stop_their_seller(
     assert campaign.sandbox.login.requests < 300
 
 
+async def test_a_role_that_is_missing_stops_its_seller(
+    campaign: Campaign, session: MessagingSession
+) -> None:
+    """A few messages are refused for good before it is clear that all would be; the rest wait."""
+    fail(
+        campaign.sandbox,
+        lambda operation: Fault.DENIED if MESSAGING[operation].messages_buyer else None,
+    )
+    campaign.write(300)
+    run, _ = await campaign.send(session)
+    counts = await campaign.ledger.counts()
+    assert counts.keys() == {"planned", "rejected"}
+    assert 5 <= counts["rejected"] <= 105  # and what was in flight then
+    assert isinstance(run.unsent["default"], Forbidden)
+
+
+async def test_look_ups_that_are_denied_refuse_no_message(
+    campaign: Campaign, session: MessagingSession
+) -> None:
+    """They say nothing of the messages, which stay planned; the seller is stopped."""
+    fail(
+        campaign.sandbox,
+        lambda operation: None if MESSAGING[operation].messages_buyer else Fault.DENIED,
+    )
+    campaign.write(300)
+    run, _ = await campaign.send(session, check_actions=True)
+    assert await campaign.ledger.counts() == {"planned": 300}
+    assert isinstance(run.unsent["default"], Forbidden)
+    assert campaign.delivered() == {}
+
+
 async def test_a_limit(campaign: Campaign, session: MessagingSession) -> None:
     """No more than the limit are taken up, and the next run sends the rest."""
     campaign.write(30)
@@ -570,3 +610,260 @@ async def test_a_ledger_that_fails_stops_the_run(
     assert len(campaign.sandbox.delivered) <= 50 + IN_FLIGHT
     monkeypatch.undo()
     assert (await campaign.ledger.counts())["planned"] >= 500 - 50 - 2 * IN_FLIGHT
+
+
+# Templates: what is asked before a message, and when
+
+QUESTION = "confirmCustomizationDetails"
+TEXTS = {"en": "Dear {{ name }}", "de": "Hallo {{ name }}", "pt": "Oi {{ name }}"}
+LOCALES = {"de-AT": "Hallo", "pt-BR": "Oi", "en-GB": "Dear", "nb-NO": "Dear", "": "Dear"}
+
+
+def template_in(folder: Path, texts: dict[str, str]) -> Template:
+    lines = [f'operation = "{QUESTION}"', 'default_locale = "en"', "[text]"]
+    lines += [f'{locale} = "{text}"' for locale, text in texts.items()]
+    (folder / "t.toml").write_text("\n".join(lines), encoding="utf-8")
+    return Template.load(folder / "t.toml")
+
+
+def order(number: int) -> str:
+    return f"111-2222222-{number:07}"
+
+
+@frozen
+class Written:
+    """A campaign whose texts a template writes."""
+
+    campaign: Campaign
+
+    def write(self, orders: int, attachments: str = "") -> None:
+        """Write a list with a name for every order."""
+        rows = [f"{order(number)},Ann {number},{attachments}\n" for number in range(orders)]
+        self.campaign.path.write_text("order_id,name,attachments\n" + "".join(rows))
+
+    async def enrol(self, texts: dict[str, str]) -> tuple[Template, str]:
+        """Bring the ledger up to the list, with a template of these texts."""
+        template = template_in(self.campaign.path.parent, texts)
+        return template, (await self.campaign.enrol(reading=Reading(template=template))).run
+
+    async def send(self, session: MessagingSession, **options: Any) -> dict[str, Outcome]:
+        """Enrol and send; the outcomes by order."""
+        template, run_name = await self.enrol(TEXTS)
+        run = CampaignRun(
+            *(self.campaign.ledger, run_name, {"default": session}),
+            **{"template": template, "pause": 0.01, **options},
+        )
+        async with run.outcomes() as outcomes:
+            return {found.message.amazon_order_id: found async for found in outcomes}
+
+    def texts(self) -> dict[str, str]:
+        """What reached the buyers, once each."""
+        assert set(self.campaign.delivered().values()) <= {1}
+        delivered = self.campaign.sandbox.delivered
+        return {each.amazon_order_id: getattr(each.request, "text", "") for each in delivered}
+
+
+@pytest.fixture
+def written(campaign: Campaign) -> Written:
+    """A campaign with a template."""
+    return Written(campaign)
+
+
+async def test_each_buyer_in_their_language(written: Written, session: MessagingSession) -> None:
+    """The text of a buyer's language goes to them, with what their row says."""
+    written.write(10)
+    for number in range(10):
+        locale = list(LOCALES)[number % 5]
+        written.campaign.sandbox.orders.set(order(number), locale=locale or None)
+    found = await written.send(session)
+    assert {outcome.status for outcome in found.values()} == {"sent"}
+    greetings = list(LOCALES.values())
+    assert written.texts() == {
+        order(number): f"{greetings[number % 5]} Ann {number}" for number in range(10)
+    }
+
+
+async def test_an_edited_template(written: Written, session: MessagingSession) -> None:
+    """What is planned yet follows the template, as it follows the list."""
+    written.write(2)
+    await written.enrol({"en": "Old {{ name }}", "de": "Alt"})
+    written.campaign.sandbox.orders.set(order(1), locale="de-DE")
+    await written.send(session)
+    assert written.texts() == {order(0): "Dear Ann 0", order(1): "Hallo Ann 1"}
+
+
+@pytest.mark.parametrize("kind", ["getAttributes", "getMessagingActionsForOrder"])
+async def test_look_ups_that_fail(written: Written, open_session: Open, kind: str) -> None:
+    """They are tried again, and their message is taken up again, until it is sent once."""
+    written.write(5)
+    faults = [Fault.UNAVAILABLE, Fault.THROTTLED, Fault.DROPPED, Fault.BAD_GATEWAY]
+    written.campaign.sandbox.faults.add(*faults, operation=kind, amazon_order_id=order(0))
+    lasting = [Fault.INTERNAL_FAILURE] * (SOON.attempts + 2)
+    written.campaign.sandbox.faults.add(*lasting, operation=kind, amazon_order_id=order(1))
+    found = await written.send(open_session(retry=SOON), check_actions=True)
+    assert [outcome.status for outcome in found.values()] == ["sent"] * 5
+    assert len(written.texts()) == 5
+    assert not written.campaign.sandbox.faults.script
+
+
+async def test_a_look_up_that_is_refused(written: Written, session: MessagingSession) -> None:
+    """Its message is rejected with Amazon's reason, and the others are sent."""
+    written.write(3)
+    written.campaign.sandbox.faults.add(
+        Fault.DENIED, operation="getAttributes", amazon_order_id=order(1)
+    )
+    found = await written.send(session)
+    assert [found[order(number)].status for number in range(3)] == ["sent", "rejected", "sent"]
+    assert "getAttributes for order" in str(found[order(1)].error)
+    assert written.texts().keys() == {order(0), order(2)}
+    assert await written.campaign.ledger.counts() == {"sent": 2, "rejected": 1}
+
+
+@pytest.mark.parametrize("check_actions", [False, True], ids=["sent", "asked"])
+async def test_orders_for_which_it_is_not_available(
+    written: Written, session: MessagingSession, check_actions: bool
+) -> None:
+    """They are skipped, whether Amazon was asked first or says so of the message."""
+    written.write(3)
+    written.campaign.sandbox.orders.set(order(1), available=["createWarranty"])
+    found = await written.send(session, check_actions=check_actions)
+    assert [found[order(number)].status for number in range(3)] == ["sent", "skipped", "sent"]
+    assert written.texts().keys() == {order(0), order(2)}
+    if check_actions:
+        assert "available: createWarranty" in str(found[order(1)].error)
+
+
+class Held(LocalThrottle):
+    """Lets messages go one by one, as they are let; counts what comes for a plan."""
+
+    def __init__(self) -> None:
+        super().__init__(FAST, headroom=0)
+        self.came: Counter[str] = Counter()
+        self.gate = asyncio.Semaphore(0)
+        self._changed = asyncio.Event()
+
+    async def acquire(self, key: PlanKey, *, again: bool = False) -> None:
+        """Return when the message is let go."""
+        self.came[key.operation] += 1
+        self._changed.set()
+        if MESSAGING.get(key.operation) and MESSAGING[key.operation].messages_buyer:
+            await self.gate.acquire()
+        await super().acquire(key, again=again)
+
+    async def have_come(self, number: int, operation: str) -> None:
+        """Return when so many have come for a plan."""
+        while self.came[operation] < number:
+            self._changed.clear()
+            await self._changed.wait()
+
+
+async def test_uploads_and_look_ups_ahead(written: Written, open_session: Open) -> None:
+    """While messages wait for their plan look-ups go on, and files of ten of them are uploaded."""
+    written.write(40, "a.pdf")
+    written.campaign.path.with_name("a.pdf").write_bytes(b"%PDF-1.4")
+    template, run_name = await written.enrol(TEXTS)
+    held = Held()
+    sessions = {"default": open_session(throttle=held)}
+    run = CampaignRun(written.campaign.ledger, run_name, sessions, template=template)
+    async with asyncio.timeout(60), run.outcomes() as outcomes:
+        await held.have_come(40, "getAttributes")
+        for sent in range(40):
+            await held.have_come(min(40, sent + 10), QUESTION)
+            assert held.came[UPLOAD.name] == held.came[QUESTION] == min(40, sent + 10)
+            assert len(written.campaign.sandbox.delivered) == sent
+            held.gate.release()
+            assert (await anext(outcomes)).status == "sent"
+    assert len(written.texts()) == 40
+
+
+async def test_a_file_of_all_messages_is_read_once(
+    written: Written, session: MessagingSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run reads a file that all messages carry once, and uploads it for each."""
+    written.write(20, "a.pdf")
+    written.campaign.path.with_name("a.pdf").write_bytes(b"%PDF-1.4")
+    reads = 0
+    read = sp_messaging_async.attachments._read
+
+    def count(*args: Any) -> Any:
+        nonlocal reads
+        reads += 1
+        return read(*args)
+
+    monkeypatch.setattr(sp_messaging_async.attachments, "_read", count)
+    await written.send(session)
+    assert len(written.texts()) == 20
+    assert reads == 1
+
+
+EXCHANGE = 10.0  # seconds, on a virtual clock
+
+
+@frozen
+class Plain:
+    """A ledger in memory, and a session on a virtual clock, of one lane."""
+
+    rows: dict[int, Any]
+    throttle: LocalThrottle
+    times: list[float] = field(factory=list)
+
+    async def lanes(self, run: str) -> list[Lane]:
+        """The only one."""
+        return [Lane("default", QUESTION, len(self.rows))]
+
+    async def to_send(self, run: str, lane: Lane, after: int, limit: int) -> list[Any]:
+        """The next of those that were not sent."""
+        return [row for number, row in self.rows.items() if number > after][:limit]
+
+    async def end_run(self, run: str) -> None:
+        """End."""
+
+    async def ask(self, name: str, *args: Any) -> GetAttributesResponse:
+        """Answer when the plan for look-ups allows it."""
+        await self.throttle.acquire(PlanKey("", "", name))
+        await asyncio.sleep(EXCHANGE)
+        return GetAttributesResponse(Buyer("de-DE"))
+
+    async def deliver(self, amazon_order_id: str, request: MessageRequest, *args: Any) -> None:
+        """Send when the plan for messages allows it."""
+        await self.throttle.acquire(PlanKey("", "", QUESTION))
+        assert getattr(request, "text", "").startswith("Hallo Ann")
+        self.times.append(asyncio.get_running_loop().time())
+        await asyncio.sleep(EXCHANGE)
+        self.rows.pop(int(amazon_order_id))
+
+
+@pytest.mark.parametrize(("look_ups", "sends"), [(1.0, 1.0), (1.0, 0.5), (0.5, 1.0), (0.1, 5.0)])
+def test_a_run_takes_as_long_as_its_slower_plan(
+    tmp_path: Path, look_ups: float, sends: float
+) -> None:
+    """Look-ups go on beside the sends, so that two plans take no longer than one."""
+    template = template_in(tmp_path, TEXTS)
+    request = MESSAGING[QUESTION].request("-")  # type: ignore[misc, call-arg]
+    number = 500
+
+    async def seconds() -> float:
+        rows = {
+            at: SimpleNamespace(
+                id=at,
+                amazon_order_id=str(at),
+                request=request,
+                marketplace=None,
+                account="default",
+                operation=QUESTION,
+                variables={"name": f"Ann {at}"},
+            )
+            for at in range(1, number + 1)
+        }
+        plans = {"getAttributes": UsagePlan(look_ups, 1), QUESTION: UsagePlan(sends, 1)}
+        plain = Plain(rows, LocalThrottle(plans, headroom=0))
+        began = asyncio.get_running_loop().time()
+        sessions = {"default": cast("MessagingSession", plain)}
+        run = CampaignRun(cast("Ledger", plain), "run", sessions, template=template)
+        async with run.outcomes() as outcomes:
+            assert [outcome.status async for outcome in outcomes] == ["sent"] * number
+        return plain.times[-1] - began
+
+    slower, faster = sorted((look_ups, sends))
+    expected = (number - 1) / slower
+    assert expected - 1 <= run_virtually(seconds()) <= expected + 2 / faster + EXCHANGE

@@ -119,7 +119,7 @@ MISTAKES = [
     (["bulk", "."], "cannot be read: Is a directory"),
     (["bulk", "loop.csv"], "loop.csv cannot be read: "),
     (["bulk", "orders.csv", "--marketplace", "XX"], "no marketplace"),
-    (["bulk", "orders.csv", "--limit", "0"], "--limit must be at least 1"),
+    (["bulk", "orders.csv", "--limit", "0"], "--limit 0 is too few; give 1 or more"),
     (["bulk", "orders.csv", "--limit", "few"], "--limit"),
     (["bulk", "orders.csv", "--ledger", "none/there"], "none/there"),
     (["bulk", "orders.csv", "--ledger", "orders.csv/ledger"], "orders.csv/ledger"),

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import re
 import signal
 import subprocess
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sp_messaging_async.cli import orders
+from sp_messaging_async import CreateUnexpectedProblemRequest, MessagingSession
+from sp_messaging_async.cli import options, orders
+from sp_messaging_async.operations import OPERATIONS
 from sp_messaging_async.sandbox import Fault
 from sp_messaging_async.sandbox.uploads import Uploads
 
@@ -22,7 +23,6 @@ from .commands import (
     ANYWHERE,
     HEADER,
     NAME,
-    PATIENCE,
     SECRETS,
     TEXT,
     Command,
@@ -31,6 +31,7 @@ from .commands import (
     row,
     unix,
 )
+from .conftest import AT_ONCE
 
 __all__ = ["command"]  # a fixture
 
@@ -61,25 +62,17 @@ def test_actions(command: Command) -> None:
 
 def test_actions_that_are_disabled(command: Command) -> None:
     """Of a kind that cannot be sent now, Amazon's reason is shown, and steers no terminal."""
+    schema = {"disabled": True, "disabledReason": "too \x1b[2Jlate [b]"}
+    action = {"payload": {"name": "confirmOrderDetails"}, "_embedded": {"schema": schema}}
     command.sandbox.messaging._read = lambda *_: {  # type: ignore[method-assign,assignment]
         "_links": {"actions": [{"href": "/", "name": "warranty"}]},
-        "_embedded": {
-            "actions": [
-                {"name": "warranty"},
-                {
-                    "name": "confirmOrderDetails",
-                    "disabled": "too \x1b[2Jlate [b]",
-                    "enabled": False,
-                },
-            ]
-        },
+        "_embedded": {"actions": [action]},
     }
     status, output = command("actions", ORDER)
     assert status == 0
     assert "\x1b" not in output
-    assert re.search(
-        r"createConfirmOrderDetails │ confirmOrderDetails +│ too .\[2Jlate \[b\] +│", output
-    )
+    late = r"too .\[2Jlate \[b\]"
+    assert re.search(rf"createConfirmOrderDetails │ confirmOrderDetails +│ {late} +│", output)
     assert re.search(r"createWarranty +│ warranty +│ +│", output)
 
 
@@ -131,8 +124,6 @@ def test_send_a_text(command: Command) -> None:
 
 
 def _problem(text: str) -> Any:
-    from sp_messaging_async import CreateUnexpectedProblemRequest
-
     return CreateUnexpectedProblemRequest(text)
 
 
@@ -176,6 +167,7 @@ def test_send_nothing_but_the_order(command: Command) -> None:
 
 
 START, END = "--coverage-start-date", "--coverage-end-date"
+BACKWARDS = [START, "2026-02-01", END, "2026-01-01"]
 WRONG = [
     ([NAME, ORDER], f"--text: is missing; {NAME} needs it"),
     ([NAME, ORDER, "--text", ""], "--text: "),
@@ -196,8 +188,11 @@ WRONG = [
     ([NAME, ORDER, "--text", "x", START, ""], f"{START}: '' is no date"),
     ([NAME, ORDER, "--text", "x", START, "2026-01-01"], f"{START}: '2026-01-01' has no offset"),
     (
-        ["createWarranty", ORDER, "--attach", "a.pdf", START, "2026-02-01", END, "2026-01-01"]
-        + ["--timezone", "UTC"],
+        ["createWarranty", ORDER, "--attach", "a.pdf", START, "2026-02-01Z", END, "2026-01-01"],
+        f"{START}: '2026-02-01Z' is no date",
+    ),
+    (
+        [*["createWarranty", ORDER, "--attach", "a.pdf", "--timezone", "UTC"], *BACKWARDS],
         f"{END}: 2026-01-01T23:59:59+00:00 lies before",
     ),
     ([NAME, ORDER, "--text", "x", "--timezone", "Berlin"], "--timezone 'Berlin' is none; name one"),
@@ -386,7 +381,7 @@ def test_an_order_that_amazon_does_not_know(command: Command) -> None:
 def test_a_clock_that_is_wrong(
     command: Command, monkeypatch: pytest.MonkeyPatch, hours: int, match: str
 ) -> None:
-    """A clock that differs from Amazon's by more than minutes is told, with which way it differs."""
+    """A clock that differs from Amazon's by more than minutes is told, and which way."""
     real = orders.parsedate_to_datetime
     monkeypatch.setattr(
         orders, "parsedate_to_datetime", lambda text: real(text) + timedelta(hours=hours)
@@ -405,7 +400,7 @@ def test_a_rate_that_amazon_does_not_tell(
     status, output = command("check")
     assert status == 0
     assert re.search(
-        r"^plan +\? +Amazon told no rate; its default is 1 a second, burst 5$", output, re.M
+        r"^plan +\? +Amazon told no rate; its default is 1 a second, burst 5$", output, re.MULTILINE
     )
 
 
@@ -418,12 +413,15 @@ def _without_rate(note: Any) -> Any:
     return noted
 
 
-def test_an_amazon_that_is_not_reached(command: Command) -> None:
+def test_an_amazon_that_is_not_reached(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """A host that nobody reaches is told, and nothing is called wrong that nobody could see."""
-    status, output = command("check", SP_MESSAGING_TOKEN_URL="http://127.0.0.1:1")
-    assert status == 1
-    assert "WRONG" not in output
-    assert "Amazon was not reached: ClientConnectorError" in output
+    at_once = functools.partial(MessagingSession, retry=AT_ONCE)
+    monkeypatch.setattr(options, "MessagingSession", at_once)
+    for name in ("SP_MESSAGING_TOKEN_URL", "SP_MESSAGING_API_URL"):
+        status, output = command("check", "--order", ORDER, **{name: "http://127.0.0.1:1"})
+        assert status == 1
+        assert "WRONG" not in output
+        assert re.search(r"Amazon was not reached: .*ClientConnectorError", output)
 
 
 def test_check_names_where_credentials_are(command: Command) -> None:
@@ -536,12 +534,12 @@ def test_preview_of_every_language(command: Command) -> None:
     """Each row is shown in every language of the template, and the default one is marked."""
     words = (command.write(PRODUCTS), "--template", command.write(TEMPLATE, "gift.toml"))
     status, output, _ = offline(command, "preview", *words, "--limit", "1")
-    assert (status, output) == (
-        0,
+    assert status == 0
+    assert output == (
         f"createConfirmOrderDetails for order {order(1)}\n"
         "  [en, and for all other languages]\n  Shall we wrap the lamp?\n"
         "  [de]\n  Sollen wir lamp einpacken?\n\n"
-        "2 messages in all; nothing was sent\n",
+        "2 messages in all; nothing was sent\n"
     )
 
 
@@ -578,7 +576,10 @@ def test_preview_tells_problems(command: Command) -> None:
         (["orders.csv", "--template", "none.toml"], "none.toml"),
         (["orders.csv", "--timezone", "Mars"], "--timezone 'Mars' is none"),
         (["orders.csv", "--map", "text"], "--map 'text': write it as"),
-        (["orders.csv", "--operation", "nothing"], "'nothing' is no operation"),
+        (["orders.csv", "--operation", "nothing"], "--operation 'nothing' is no operation"),
+        (["orders.csv", "--operation", ""], "--operation '' is no operation"),
+        (["orders.csv", "--operation", "getAttributes"], "getAttributes messages nobody"),
+        (["orders.csv", "--attachments-from", "none"], "--attachments-from 'none' is no folder"),
         (["orders.csv", "--encoding", "utf-99"], "utf-99"),
     ],
     ids=str,
@@ -732,9 +733,11 @@ def test_skipped_ones_name_what_is_available(command: Command) -> None:
     status, output = command("bulk", command.write(HEADER + row(1) + row(2) + row(3)))
     assert (status, command.delivered()) == (1, [order(3)])
     assert re.search(
-        rf"^skipped: .*{order(1)}.*; available now: createWarranty, sendInvoice$", output, re.M
+        rf"^skipped: .*{order(1)}.*; available now: createWarranty, sendInvoice$",
+        output,
+        re.MULTILINE,
     )
-    assert re.search(rf"^skipped: .*{order(2)}.*; available now: none$", output, re.M)
+    assert re.search(rf"^skipped: .*{order(2)}.*; available now: none$", output, re.MULTILINE)
 
 
 # Outcomes as JSON Lines
@@ -794,6 +797,7 @@ def test_json_lines_before_a_refusal(command: Command) -> None:
 @pytest.mark.parametrize("how", ["SIGINT", "SIGTERM", "SIGKILL"])
 def test_json_lines_of_a_run_that_is_stopped(command: Command, how: str) -> None:
     """Every outcome so far is there in whole lines, each once, however the run ends."""
+    command.sandbox.plans.change(NAME, OPERATIONS[NAME].plan)
     listed = command.write(HEADER + "".join(map(row, range(50))))
     with command.started("bulk", listed, "--format", "jsonl", errors=subprocess.DEVNULL) as process:
         process.until('"sent"')
@@ -826,15 +830,14 @@ def test_a_report_for_people(command: Command) -> None:
 
 def test_a_report_for_a_spreadsheet(command: Command) -> None:
     """A CSV report has one byte order mark, and no cell that a spreadsheet runs as a formula."""
-    listed = command.write(f"order_id,operation,text\n=1+2,{NAME},{TEXT}\n")
-    command("bulk", listed, "--any-order-id", "--campaign", "@SUM(1)")
+    command("bulk", command.write(HEADER + row(1)), "--campaign", "=1+2")
     assert command("report", "--format", "csv", "--output", "report.csv")[0] == 0
     written = (command.folder / "report.csv").read_bytes()
     assert written.startswith(b"\xef\xbb\xbforder_id,")
     assert written.count(b"\xef\xbb\xbf") == 1
     (found,) = csv.DictReader(written.decode("utf-8-sig").splitlines())
-    assert (found["order_id"], found["campaign"]) == ("'=1+2", "'@SUM(1)")
-    assert command.report()["rows"][0]["order_id"] == "=1+2"
+    assert (found["order_id"], found["campaign"]) == (ORDER, "'=1+2")
+    assert command.report()["rows"][0]["campaign"] == "=1+2"
 
 
 # Where credentials are found
@@ -957,7 +960,9 @@ def test_a_dry_run_tells_accounts_without_credentials(command: Command) -> None:
     """A dry run needs none, and names the accounts that have none."""
     status, output = command("bulk", command.write(TWO_ACCOUNTS), "--dry-run")
     assert status == 0
-    assert re.search(r"^account nobody: .*SP_API_REFRESH_TOKEN_NOBODY is not set", output, re.M)
+    assert re.search(
+        r"^account nobody: .*SP_API_REFRESH_TOKEN_NOBODY is not set", output, re.MULTILINE
+    )
     assert "account default:" not in output
 
 

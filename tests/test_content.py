@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from html.entities import html5
 
@@ -12,13 +13,14 @@ from hypothesis import strategies as st
 
 from sp_messaging_async import (
     Attachment,
+    ConfigurationError,
     CreateConfirmCustomizationDetailsRequest,
     CreateConfirmOrderDetailsRequest,
     CreateNegativeFeedbackRemovalRequest,
     InvalidMessage,
     InvoiceRequest,
 )
-from sp_messaging_async.content import check, findings
+from sp_messaging_async.content import check, checked_locale, choose_locale, findings
 
 HTML, ENTITY, EMAIL = "is HTML", "is an HTML entity", "an e-mail address"
 
@@ -214,3 +216,78 @@ def test_time_grows_with_the_length(unit: str, head: str) -> None:
     short = head + unit * (length // len(unit))
     long = head + unit * (16 * length // len(unit))
     assert seconds(long) < 64 * seconds(short)
+
+
+# Languages
+
+
+@pytest.mark.parametrize(
+    ("wanted", "offered", "expected"),
+    [
+        ("pt-BR", ("en", "pt"), "pt"),
+        ("pt-BR", ("pt-PT", "pt-BR", "pt"), "pt-BR"),
+        ("pt", ("en", "pt-BR"), "pt-BR"),
+        ("de-AT", ("de", "en"), "de"),
+        ("de_CH", ("de-DE", "en"), "de-DE"),
+        ("DE-at", ("de", "en"), "de"),
+        ("zh-TW", ("zh-Hans", "zh-Hant"), "zh-Hant"),
+        ("zh-TW", ("zh-Hans", "en"), None),
+        ("zh-CN", ("zh-Hant", "zh-Hans"), "zh-Hans"),
+        ("en-GB", ("en-US", "en-GB"), "en-GB"),
+        ("en-AU", ("en-US", "de"), "en-US"),
+        ("es-MX", ("es-ES", "en"), "es-ES"),
+        ("fr-BE", ("nl-BE", "fr-FR"), "fr-FR"),
+        ("iw", ("he", "en"), "he"),
+        ("nb", ("da", "en"), None),
+        ("gsw", ("en",), None),
+        ("ca", ("es", "en"), None),
+        ("xx", ("en",), None),
+        ("und", ("en",), None),
+        ("!?", ("en",), None),
+        ("en_US.UTF-8", ("de",), None),
+        ("x" * 500, ("en",), None),
+        ("\0", ("en",), None),
+        ("\ud800", ("en",), None),
+        ("", ("en",), None),
+        (None, ("en",), None),
+        ("en", (), None),
+    ],
+    ids=lambda value: ascii(value)[:30],
+)
+def test_the_language_to_write_in(
+    wanted: str | None, offered: tuple[str, ...], expected: str | None
+) -> None:
+    """A variant of the same language will do, in a script that its readers know, and no other."""
+    assert choose_locale(wanted, offered) == expected
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(max_size=12) | st.text("abcdezh-_TWN0", max_size=12))
+def test_any_locale(wanted: str) -> None:
+    """Whatever Amazon calls a buyer's language, one of those offered is found, or none."""
+    assert choose_locale(wanted, ("en", "zh-Hant")) in {"en", "zh-Hant", None}
+
+
+@pytest.mark.parametrize("locale", ["de", "pt-BR", "zh-Hant", "zh-Hant-TW", "es-419", "en_US"])
+def test_locales(locale: str) -> None:
+    """A language with its script or region, if any, is taken as it is written."""
+    assert checked_locale(locale) == locale
+
+
+@pytest.mark.parametrize(
+    "locale", ["", "english", "d", "de-", "xx-", "de DE", "\0", "de-XYZQW1234"]
+)
+def test_what_is_no_locale(locale: str) -> None:
+    """A word, or a slip, is refused with examples."""
+    with pytest.raises(InvalidMessage, match=r"is no language tag; write one such as de, pt-BR"):
+        checked_locale(locale)
+
+
+def test_without_langcodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Languages need the extra, which one line names."""
+    monkeypatch.setitem(sys.modules, "langcodes", None)
+    install = r'matching languages needs the bulk extra: pip install "sp-messaging-async\[bulk\]"'
+    with pytest.raises(ConfigurationError, match=install):
+        checked_locale("de")
+    with pytest.raises(ConfigurationError, match=install):
+        choose_locale("de-never-asked-for", ("en",))

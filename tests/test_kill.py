@@ -332,10 +332,12 @@ def unavailable(sandbox: Sandbox) -> Iterator[Counter[str]]:
         return Fault.UNAVAILABLE
 
     usual = sandbox.faults.take
+    sandbox.faults.add(Fault.UNAVAILABLE)  # an empty script is not asked
     sandbox.faults.take = take  # type: ignore[method-assign]
     try:
         yield asked
     finally:
+        sandbox.faults.clear()
         sandbox.faults.take = usual  # type: ignore[method-assign]
 
 

@@ -8,10 +8,12 @@ import json
 import re
 import tracemalloc
 from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, TypeAlias
+from zoneinfo import ZoneInfo
 
+import openpyxl
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -38,7 +40,8 @@ from sp_messaging_async import (
 )
 from sp_messaging_async.bulk import order_list
 from sp_messaging_async.bulk.campaign import Problems
-from sp_messaging_async.operations import MESSAGING, by_request
+from sp_messaging_async.bulk.order_list import Listed, Reading
+from sp_messaging_async.operations import MESSAGING, by_request, named
 
 from .conftest import ORDER
 
@@ -823,6 +826,267 @@ def test_any_texts(shared_folder: Path, rows: list[Cells]) -> None:
     """Any text in the place of a cell: messages, or problems, and never another error."""
     rows = [{key: value.encode(errors="ignore").decode() for key, value in r.items()} for r in rows]
     read_it(as_csv(shared_folder, *rows))
+
+
+# How a list is to be read
+
+
+def rows(path: Path, **reading: Any) -> list[Listed | Problem]:
+    """All that a list holds, read in the way that is said."""
+    return list(order_list.rows(path, US, Reading(**reading)))
+
+
+def only(path: Path, **reading: Any) -> Any:
+    """The request of a list's only row, or what is wrong with it."""
+    (row,) = rows(path, **reading)
+    return row.message.request if isinstance(row, Listed) else row
+
+
+BERLIN = ZoneInfo("Europe/Berlin")
+
+
+def test_what_rows_that_give_none_take(folder: Path) -> None:
+    """Operation, text and files are taken for rows without, and no others, and where they fit."""
+    given = {"operation": named("createDigitalAccessKey"), "text": "Hi.", "attachments": ["a.pdf"]}
+    lines = [f"{ORDER},,,", f"{ORDER},,Own.,b.txt", f"{ORDER},createUnexpectedProblem,,"]
+    lines += [f"{ORDER},createWarranty,,", f"{ORDER},createNegativeFeedbackRemoval,,"]
+    path = write(folder, "\n".join(["order_id,operation,text,attachments", *lines]))
+    a, b = files(folder)
+    assert [row.message.request for row in rows(path, **given) if isinstance(row, Listed)] == [
+        CreateDigitalAccessKeyRequest("Hi.", [a]),
+        CreateDigitalAccessKeyRequest("Own.", [b]),
+        CreateUnexpectedProblemRequest("Hi."),
+        CreateWarrantyRequest([a]),
+        CreateNegativeFeedbackRemovalRequest(),
+    ]
+
+
+@pytest.mark.parametrize("content", [f"order_id\n{ORDER}\n", f'order-id;"x"\n{ORDER};\n'])
+def test_a_list_of_order_ids(folder: Path, content: str) -> None:
+    """Amazon's own report, or order ids alone, will do where all else is given."""
+    reading = {"operation": named("createUnexpectedProblem"), "text": "Sold out."}
+    assert only(write(folder, content), **reading) == MESSAGE.request
+    problem = only(write(folder, content))
+    assert place(problem) == (1, None, "operation")
+    assert problem.reason.endswith("--operation gives one for all rows")
+
+
+@pytest.mark.parametrize("around", ["{}", " {} ", "\u00a0{}\u00a0", "\u3000{}", "{}\t"], ids=ascii)
+@pytest.mark.parametrize("form", [as_csv, as_json_lines])
+def test_order_ids_are_trimmed(folder: Path, form: Callable[..., Path], around: str) -> None:
+    """Spaces of any kind around an order id, which nobody sees, are no part of it."""
+    row = {"operation": "createUnexpectedProblem", "text": "Sold out."}
+    assert messages(form(folder, {"order_id": around.format(ORDER), **row})) == [MESSAGE]
+
+
+@pytest.mark.parametrize(
+    ("order", "is_taken"),
+    [
+        ("S01-1234567-1234567", True),
+        ("11122222223333333", True),
+        ("111-222222-3333333", True),
+        ("111\u20132222222\u20133333333", False),
+        ("\u0661\u0661\u0661-2222222-3333333", False),
+        ("\u200b111-2222222-3333333", False),
+        ("111/2222222", False),
+        ("", False),
+        ("1.11222E+16", False),
+    ],
+    ids=ascii,
+)
+def test_order_ids_of_another_form(folder: Path, order: str, is_taken: bool) -> None:
+    """They are a slip, most often, and taken only where that is said; what is no id never is."""
+    row = {"order_id": order, "operation": "createUnexpectedProblem", "text": "x"}
+    problem = only(as_csv(folder, row))
+    assert place(problem) == (2, 1, "order_id")
+    assert ("--any-order-id takes it as it is" in problem.reason) is is_taken
+    found = only(as_csv(folder, row), any_order_id=True)
+    assert isinstance(found, CreateUnexpectedProblemRequest if is_taken else Problem)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "expected"),
+    [
+        ("2026-01-31", "2028-01-31", ("2026-01-31T00:00:00+01:00", "2028-01-31T23:59:59+01:00")),
+        ("2026-03-29", "2026-03-29", ("2026-03-29T00:00:00+01:00", "2026-03-29T23:59:59+02:00")),
+        ("20260131", "2028-W05-1", ("2026-01-31T00:00:00+01:00", "2028-01-31T23:59:59+01:00")),
+        (
+            "2026-01-31T10:00",
+            "2028-07-31 10:00",
+            ("2026-01-31T10:00:00+01:00", "2028-07-31T10:00:00+02:00"),
+        ),
+        (
+            "2026-01-31T10:00Z",
+            "2028-01-31T10:00-05:00",
+            ("2026-01-31T10:00:00+00:00", "2028-01-31T10:00:00-05:00"),
+        ),
+    ],
+)
+def test_dates_in_a_timezone(folder: Path, start: str, end: str, expected: tuple[str, str]) -> None:
+    """A timezone is of dates without an offset; a date alone is its whole day."""
+    row = {**WARRANTY, "coverage_start_date": start, "coverage_end_date": end}
+    request = only(as_csv(folder, row), timezone=BERLIN)
+    dates = (request.coverage_start_date, request.coverage_end_date)
+    assert tuple(date.isoformat() for date in dates) == expected
+
+
+@pytest.mark.parametrize("text", ["31/01/2026", "2026-1-5", "46053", "2026-02-30", "soon"])
+def test_what_is_no_date_in_any_timezone(folder: Path, text: str) -> None:
+    """Dates that could be read in two ways are not guessed at."""
+    problem = only(as_csv(folder, {**WARRANTY, "coverage_end_date": text}), timezone=BERLIN)
+    assert place(problem) == (2, 6, "coverage_end_date")
+    assert "is no date; write it as 2026-01-31T00:00:00" in problem.reason
+
+
+def test_dates_of_a_workbook(folder: Path) -> None:
+    """A date cell is its whole day, as a date that was written is."""
+    book = openpyxl.Workbook()
+    for row in (
+        ["order_id", "operation", "attachments", "coverage_start_date", "coverage_end_date"],
+        [ORDER, "createWarranty", "a.pdf", date(2026, 1, 31), datetime(2028, 1, 31)],
+    ):
+        book.worksheets[0].append(row)
+    book.save(folder / "o.xlsx")
+    request = only(folder / "o.xlsx", timezone=BERLIN)
+    assert request.coverage_start_date == datetime(2026, 1, 31, tzinfo=BERLIN)
+    assert request.coverage_end_date == datetime(2028, 1, 31, 23, 59, 59, tzinfo=BERLIN)
+
+
+# Files that are found by columns
+
+
+@pytest.fixture
+def invoices(folder: Path) -> Path:
+    """A folder with an invoice for the order, and a way out of it."""
+    (folder / "list").mkdir()
+    (folder / "list" / f"{ORDER}.pdf").write_bytes(b"content")
+    (folder / "list" / "sub").mkdir()
+    (folder / "list" / "out.pdf").symlink_to(folder / "a.pdf")
+    (folder / "list" / "in.pdf").symlink_to(f"{ORDER}.pdf")
+    (folder / "list" / "up").symlink_to(folder)
+    (folder / "list" / "loop.pdf").symlink_to("loop.pdf")
+    return folder / "list"
+
+
+def invoice(folder: Path, path: str, name: Any = "", **reading: Any) -> Any:
+    """What becomes of a row that attaches a path, in which `{name}` may stand."""
+    row = {"order_id": ORDER, "operation": "sendInvoice", "attachments": [path], "name": name}
+    return only(as_json_lines(folder, row), **reading)
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("{order_id}.pdf", ""),
+        ("{Order ID}.pdf", ""),
+        ("{name}.pdf", f" {ORDER} "),
+        ("{name}", f"{ORDER}.pdf"),
+        ("sub/../{name}.pdf", ORDER),
+        ("in.pdf", ""),
+    ],
+)
+def test_paths_with_columns(invoices: Path, path: str, name: str) -> None:
+    """A column in braces stands for its cell, without what surrounds it."""
+    (file,) = invoice(invoices, path, name).attachments
+    assert file.path.samefile(invoices / f"{ORDER}.pdf")
+
+
+def test_a_number_in_a_path(invoices: Path) -> None:
+    """A JSON number, 0 among them, is written as it stands."""
+    (invoices / "0.pdf").write_bytes(b"content")
+    assert invoice(invoices, "{name}.pdf", 0).attachments == (LocalFile(invoices / "0.pdf"),)
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "words"),
+    [
+        ("{none}.pdf", "", "{none} is no column; the list has order_id, operation, attachments, n"),
+        ("{}.pdf", "", "{} is no column"),
+        ("{name}.pdf", "", "{name} is empty in this row; fill the cell"),
+        ("{name}.pdf", "  ", "{name} is empty in this row; fill the cell"),
+        ("{name}.pdf", None, "{name} is empty in this row; fill the cell"),
+        ("{name}.pdf", "1.1E+15", "its last digits are lost"),
+        ("{name}.pdf", "a\0b", "is NUL"),
+        ("../a.pdf", "", "is not within"),
+        ("up/a.pdf", "", "is not within"),
+        ("out.pdf", "", "is not within"),
+        ("/etc/passwd", "", "is not within"),
+        ("{name}", "../../etc/passwd", "is not within"),
+        ("{name}.pdf", "../a", "is not within"),
+        ("{name}", "/etc/passwd", "is not within"),
+        ("sub/{name}.pdf", "../../a", "is not within"),
+        ("loop.pdf", "", "'loop.pdf' is no path that can be followed"),
+        ("{name}/x.pdf", "x" * 5000, "File name too long"),
+    ],
+)
+def test_paths_that_cannot_be_taken(invoices: Path, path: str, name: Any, words: str) -> None:
+    """A column that is missing or empty is told, and no path leads out of the list's folder."""
+    problem = invoice(invoices, path, name)
+    assert isinstance(problem, Problem)
+    is_of_cell = words in ("its last digits are lost", "is NUL")
+    assert problem.field == ("name" if is_of_cell else "attachments")
+    assert words in problem.reason
+    if words == "is not within":
+        assert problem.reason.endswith(
+            f"is not within {invoices}; --attachments-from names another folder"
+        )
+
+
+def test_files_from_another_folder(folder: Path, invoices: Path) -> None:
+    """Paths begin in the folder that is said, and stay in it; that of the list is none then."""
+    (file,) = invoice(folder, "{order_id}.pdf", attachments_from=invoices).attachments
+    assert file.path == invoices / f"{ORDER}.pdf"
+    for path in ("../a.pdf", str(folder / "a.pdf"), "out.pdf"):
+        problem = invoice(folder, path, attachments_from=invoices)
+        assert f"is not within {invoices}" in problem.reason
+    problem = invoice(folder, "a.pdf", attachments_from=folder / "none")
+    assert "none/a.pdf cannot be read: No such file" in problem.reason
+    with pytest.raises(ConfigurationError, match=r"loop\.pdf cannot be followed"):
+        invoice(folder, "a.pdf", attachments_from=invoices / "loop.pdf")
+
+
+def test_a_folder_that_is_a_link(folder: Path, invoices: Path) -> None:
+    """A list's folder may be reached by a link; its files are within it all the same."""
+    (folder / "link").symlink_to(invoices)
+    assert isinstance(invoice(folder / "link", "{order_id}.pdf"), InvoiceRequest)
+
+
+# Advice
+
+ADVISED = "Call +1 650 253 0000 or see www.example.com"
+
+
+def advised(folder: Path) -> Path:
+    lines = [f"{ORDER},createUnexpectedProblem,{text}" for text in (ADVISED, "fine", "<i>")]
+    return write(folder, HEADER + "\n".join(lines))
+
+
+def test_advice_is_of_rows_that_are_sent(folder: Path) -> None:
+    """A link and a telephone number are told with their place, and stop nothing."""
+    found = rows(advised(folder))
+    assert [len(row.advice) if isinstance(row, Listed) else row.line for row in found] == [2, 0, 4]
+    assert isinstance(found[0], Listed)
+    assert [place(problem) for problem in found[0].advice] == [(2, 3, "text")] * 2
+    reasons = sorted(problem.reason for problem in found[0].advice)
+    assert reasons[0].startswith("at character 29: a link; Amazon allows only those that")
+    assert reasons[1].startswith("at character 6: a telephone number")
+
+
+def test_advice_taken_strictly(folder: Path) -> None:
+    """What is only advised against stops its row, among the list's other problems."""
+    found = rows(advised(folder), strict=True)
+    assert [row.line for row in found] == [2, 2, 3, 4]
+    assert [isinstance(row, Listed) for row in found] == [False, False, True, False]
+    advice = rows(advised(folder))[0]
+    assert isinstance(advice, Listed)
+    assert found[:2] == list(advice.advice)
+
+
+def test_numbers_are_read_as_the_marketplace_writes_them(folder: Path) -> None:
+    """A row's own marketplace decides by which country's plan a national number is found."""
+    row = {"order_id": ORDER, "operation": "createUnexpectedProblem", "text": "Tel. 416-555-0123"}
+    found = rows(as_csv(folder, {**row, "marketplace": "CA"}, {**row, "marketplace": "MX"}))
+    assert [len(row.advice) for row in found if isinstance(row, Listed)] == [1, 0]
 
 
 # Memory

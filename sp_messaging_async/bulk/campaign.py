@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
@@ -16,6 +17,7 @@ from ..credentials import DEFAULT_ACCOUNT
 from ..errors import (
     ApiError,
     AuthenticationError,
+    Forbidden,
     InvalidOrderList,
     LedgerError,
     MessageNotAvailable,
@@ -41,7 +43,7 @@ from ..wire import names_token
 from . import order_list
 from .messages import Message, Outcome
 from .order_list import Listed, Reading
-from .outage import Outage
+from .outage import IN_A_ROW, Outage
 from .template import Template
 
 __all__ = ["CampaignRun", "Problems", "available_now", "enrol"]
@@ -171,6 +173,7 @@ class CampaignRun:
         self._outages = {name: Outage(session, pause) for name, session in sessions.items()}
         self._waiting: dict[str, set[Patience]] = {name: set() for name in sessions}
         self._stopped: set[str] = set()
+        self._denials: Counter[str] = Counter()
         self._outcomes: asyncio.Queue[Outcome | None] = asyncio.Queue(_BATCH)
         self.error: LedgerError | None = None
 
@@ -227,7 +230,8 @@ class CampaignRun:
                         if not self._may_take(lane.account):
                             return
                         group.create_task(self._send(row, slots, ready))
-                        await asyncio.sleep(0)  # the other lanes take theirs of a limit, too
+                        if self._left is not None:
+                            await asyncio.sleep(0)  # the other lanes take theirs of a limit, too
 
     async def _rows(self, lane: Lane) -> AsyncIterator[LedgerRow]:
         after = 0
@@ -259,6 +263,7 @@ class CampaignRun:
         if outcome is None:
             return
         outage.noted(outcome)
+        self._count_denials(row.account, outcome)
         if outcome.status != "planned":
             await self._outcomes.put(outcome)
         elif outcome.error is not None:
@@ -277,6 +282,9 @@ class CampaignRun:
         except LedgerError:
             raise
         except MessagingError as error:
+            if _is_denied(error):  # which says nothing of the message
+                await entry.planned_again(error)
+                return Outcome(message, "planned", None, error)
             await entry.failed(error)
             return Outcome.of_error(message, error)
         try:
@@ -326,12 +334,30 @@ class CampaignRun:
         written: MessageRequest = evolve(cast("Any", row.request), text=text)
         return written
 
+    def _count_denials(self, account: str, outcome: Outcome) -> None:
+        """Stop a seller whose application is denied again and again; none of theirs can go."""
+        error = outcome.error
+        if error is not None and _is_denied(error):
+            self._denials[account] += 1
+            if self._denials[account] == IN_A_ROW:
+                self.unsent[account] = error
+                self.stop([account])
+        elif outcome.status != "planned":
+            self._denials[account] = 0
+
     def _note_unsent(self, account: str, error: MessagingError) -> None:
         if account in self._stopped and account in self.unsent:
             return  # the reason for stopping says more than that the others were withdrawn
         self.unsent[account] = error
         if _ends_a_seller(error):
             self.stop([account])
+
+
+def _is_denied(error: MessagingError) -> bool:
+    """Whether the application may not do this: its role or the seller's authorization is amiss."""
+    if not isinstance(error, Forbidden) or isinstance(error, MessageNotAvailable):
+        return False
+    return not names_token(error)
 
 
 def _ends_a_seller(error: MessagingError) -> bool:

@@ -203,7 +203,7 @@ _NO_HEADER = "is missing; begin with order_id, operation, …"
 def _why_missing(name: str, given: Sequence[object], separator: str | None) -> str:
     shown = ", ".join(str(cell).strip() for cell in given if cell is not None)
     reason = f"the column is missing; the header has {shown}"
-    if len(given) == 1 and separator is not None:
+    if len(given) == 1 and separator is not None and name == ORDER_ID:
         return f"{reason}; put commas, semicolons or tabs between columns"
     remedy = f"--map NAME={name} takes another column for it"
     if name == "operation":
@@ -293,9 +293,11 @@ def _decoded(file: IO[bytes], encoding: str, stated: str | None) -> Iterator[str
         fault = None
         try:
             text = decoder.decode(chunk, at_end)
-        except UnicodeDecodeError as error:
+        except UnicodeError as error:
             fault = error
-            text = error.object[: error.start].decode(encoding, "replace")
+            text = ""
+            if isinstance(error, UnicodeDecodeError):
+                text = error.object[: error.start].decode(encoding, "replace")
         *whole, rest = (rest + text).split("\n")
         for line in whole:
             yield line + "\n"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import date, datetime, time, tzinfo
 from functools import partial
 from pathlib import Path
@@ -104,10 +105,10 @@ def checked_order_id(text: str, *, any_form: bool = False) -> str:
     order_id = text.strip()
     if any_form or not order_id or _ORDER_ID.fullmatch(order_id):
         return wire.checked_order_id(order_id)
-    reason = (
-        f"{order_id!r} is no order id of 3-7-7 digits, as in 111-2222222-3333333; "
-        "--any-order-id takes it as it is"
-    )
+    reason = f"{order_id!r} is no order id of 3-7-7 digits, as in 111-2222222-3333333"
+    with suppress(InvalidMessage):  # for one that no option takes
+        wire.checked_order_id(order_id)
+        reason += "; --any-order-id takes it as it is"
     raise InvalidMessage(Finding(ORDER_ID, reason))
 
 

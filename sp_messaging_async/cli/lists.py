@@ -82,7 +82,7 @@ async def bulk(
         all else is on standard error.
     """
     if limit is not None and limit < 1:
-        raise ConfigurationError("--limit must be at least 1")
+        raise ConfigurationError(f"--limit {limit} is too few; give 1 or more")
     path = orders or _sample(where.sandbox)
     reading = listing.reading()
     talk = Talk(format == "jsonl", quiet)
@@ -303,7 +303,7 @@ def _asked(talk: Talk, question: str) -> str:
     """What a person types; nothing else is at work meanwhile. Ctrl-C ends it as everywhere."""
     usual = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        talk.console.print(question, end="")
+        talk.console.print(question, end="", markup=False, highlight=False)
         return input().strip()
     except EOFError:
         return ""

@@ -19,10 +19,10 @@ from cyclopts import Group, Parameter
 from ..bulk.order_list import Reading
 from ..bulk.template import Template
 from ..credentials import DEFAULT_ACCOUNT, Credentials, default_file
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, InvalidMessage
 from ..ledger import DEFAULT_CAMPAIGN
 from ..marketplaces import Endpoint, Marketplace
-from ..operations import named
+from ..operations import Operation, named
 from ..sandbox import Sandbox
 from ..session import MessagingSession
 from ..sqlite_ledger import SQLiteLedger
@@ -289,10 +289,14 @@ class Listing:
             raise ConfigurationError(
                 f"{template.name} says operation and text; leave --operation and --text out"
             )
+        if self.attachments_from is not None and not self.attachments_from.is_dir():
+            raise ConfigurationError(
+                f"--attachments-from {str(self.attachments_from)!r} is no folder; name one"
+            )
         return Reading(
             encoding=self.encoding,
             renamed=dict(map(_renamed, self.map)),
-            operation=named(self.operation) if self.operation else None,
+            operation=None if self.operation is None else _operation(self.operation),
             text=self.text,
             attachments=self.attach,
             attachments_from=self.attachments_from,
@@ -301,6 +305,18 @@ class Listing:
             template=template,
             strict=self.strict,
         )
+
+
+def _operation(name: str) -> Operation:
+    try:
+        operation = named(name)
+    except InvalidMessage as error:
+        raise ConfigurationError(f"--operation {error.findings[0].reason}") from None
+    if not operation.messages_buyer:
+        raise ConfigurationError(
+            f"--operation {operation.name} messages nobody; give one that does, such as sendInvoice"
+        )
+    return operation
 
 
 def _renamed(given: str) -> tuple[str, str]:

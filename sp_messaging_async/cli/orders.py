@@ -192,18 +192,18 @@ def _request(
     """The request of these values and files, checked before anything is opened."""
     make: Any = operation.request
     if make is None:
-        reason = f"{operation.name} messages nobody; sp-messaging operations shows which do"
+        reason = f"{operation.name} messages nobody; give one that does, such as sendInvoice"
         raise InvalidMessage(Finding("operation", reason))
     takes = fields_dict(make)
     given = [*values, *["attachments"] * bool(attach)]
     needed = [name for name, field in takes.items() if field.default is NOTHING]
-    findings = [
-        *(Finding(name, f"is missing; {operation.name} needs it") for name in needed),
-        *(Finding(name, f"{operation.name} sends none; leave it out") for name in given),
-    ]
-    wrong = [each for each in findings if (each.field in takes) != (each.field in given)]
-    if wrong:
-        raise InvalidMessage(*wrong)
+    missing = [name for name in needed if name not in given]
+    superfluous = [name for name in given if name not in takes]
+    if missing or superfluous:
+        raise InvalidMessage(
+            *(Finding(name, f"is missing; {operation.name} needs it") for name in missing),
+            *(Finding(name, f"{operation.name} sends none; leave it out") for name in superfluous),
+        )
     for path in attach:
         attachments.check_readable(path)
     files = {"attachments": [LocalFile(path) for path in attach]} if attach else {}

@@ -6,13 +6,17 @@
 from __future__ import annotations
 
 import hashlib
+import heapq
 import json
+import math
+import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import attrs
 from aiohttp import web
@@ -23,6 +27,7 @@ from ..operations import MESSAGING, OPERATIONS, UsagePlan
 from .faults import TOKEN, UPLOAD, Fault
 from .inbox import Delivered
 from .journal import Exchange
+from .messaging import ORDER_ID
 from .page import Guard
 
 if TYPE_CHECKING:
@@ -32,8 +37,12 @@ __all__ = ["Control"]
 
 _MOST_TIMES = 1000  # faults that one request adds
 _MOST_SCRIPTED = 10_000
-_PAGE = 500  # messages in one answer
+_MOST_CHANCES = 100
+_PAGE = 500  # messages, buckets, orders or faults in one answer
 _HIDDEN = "(hidden)"
+_IMAGES = ("image/png", "image/jpeg", "image/gif")
+_TARGETS = (*OPERATIONS, TOKEN, UPLOAD)
+_TOKEN_LIKE = re.compile(r"Atz[ar](?:\||%7C)[\w.~-]+", re.IGNORECASE)
 
 
 class _Refusal(Exception):
@@ -52,6 +61,7 @@ class Control:
         self._guard = guard
         # Messages and exchanges are timed by the loop's clock; people read another.
         self._epoch = time.time() - clock()
+        self._started = self._time(clock())
 
     def add_to(self, app: web.Application) -> None:
         """Add the routes to an application."""
@@ -81,10 +91,11 @@ class Control:
         sandbox = self._sandbox
         return {
             "ready": True,
+            "started": self._started,
             "api_url": sandbox.endpoint.api_url,
             "token_url": sandbox.endpoint.token_url,
             "operations": [row.name for row in MESSAGING.values() if row.messages_buyer],
-            "targets": [*OPERATIONS, TOKEN, UPLOAD],
+            "targets": list(_TARGETS),
         }
 
     def _reset(self, request: _Request) -> None:
@@ -121,6 +132,7 @@ class Control:
             "files": [
                 {
                     "name": file.name,
+                    "image": _kind(file.name) in _IMAGES,
                     "size": None if file.content is None else len(file.content),
                     "url": f"/_sandbox/messages/{number}/files/{index}",
                 }
@@ -139,16 +151,14 @@ class Control:
         if not _is_digits(index) or int(index) >= len(listed):
             raise web.HTTPNotFound
         file = listed[int(index)]
-        kind = FILE_TYPES.get(PurePath(file.name).suffix.lower(), "")
+        kind = _kind(file.name)
         # An image may be looked at in the page; anything else could run something there.
-        shown = "inline" if kind in ("image/png", "image/jpeg", "image/gif") else "attachment"
-        name = "".join(c if c.isalnum() or c in " ._-" else "_" for c in file.name)
-        ascii_name = name.encode("ascii", "replace").decode().replace("?", "_")
+        shown = "inline" if kind in _IMAGES else "attachment"
         return web.Response(
             body=file.content or b"",
             headers={
                 "Content-Type": kind if shown == "inline" else "application/octet-stream",
-                "Content-Disposition": f'{shown}; filename="{ascii_name}"',
+                "Content-Disposition": f"{shown}; {_file_name(file.name)}",
             },
         )
 
@@ -180,35 +190,47 @@ class Control:
     def _add_fault(self, request: _Request) -> object:
         request.only("fault", "operation", "order", "times", "probability")
         faults = self._sandbox.faults
-        name = request.text("fault")
-        if name not in Fault.__members__:
-            raise _Refusal(f"fault: {name!r} is none; there are {', '.join(Fault.__members__)}")
-        fault, operation = Fault[name], request.optional_text("operation")
+        fault = Fault[request.one_of("fault", Fault.__members__, request.text("fault"))]
+        operation = request.optional_text("operation")
+        if operation is not None:
+            request.one_of("operation", _TARGETS, operation)
+        order = _order("order", request.optional_text("order"))
         probability = request.optional_number("probability")
-        times = int(request.optional_number("times") or 1)
-        if not 1 <= times <= _MOST_TIMES or len(faults) + times > _MOST_SCRIPTED:
-            raise _Refusal(f"times: at most {_MOST_TIMES}, and {_MOST_SCRIPTED} in all")
-        order = request.optional_text("order")
-        if probability is not None and (order is not None or "times" in request.body):
-            raise _Refusal("probability: goes with neither order nor times")
-        try:
-            if probability is None:
-                faults.add(*[fault] * times, operation=operation, amazon_order_id=order)
-            else:
-                faults.add_chance(fault, probability, operation=operation)
-        except ValueError as error:
-            raise _Refusal(str(error)) from None
-        self._sandbox.changes.note("faults")
+        if probability is None:
+            times = self._times(request)
+            faults.add(*[fault] * times, operation=operation, amazon_order_id=order)
+        else:
+            self._check_chance(request, probability)
+            faults.add_chance(fault, probability, operation=operation)
         return self._faults(request)
+
+    def _times(self, request: _Request) -> int:
+        times = request.optional_number("times")
+        if times is None:
+            times = 1
+        if times != int(times) or not 1 <= times <= _MOST_TIMES:
+            raise _Refusal(f"times: {times:g} is no whole number from 1 to {_MOST_TIMES}")
+        if len(self._sandbox.faults) + times > _MOST_SCRIPTED:
+            raise _Refusal(f"times: more than {_MOST_SCRIPTED} faults would wait in all")
+        return int(times)
+
+    def _check_chance(self, request: _Request, probability: float) -> None:
+        if not 0 <= probability <= 1:
+            raise _Refusal(f"probability: {probability:g} is none from 0 to 1")
+        if request.body.get("order") is not None or request.body.get("times") is not None:
+            raise _Refusal("probability: goes with neither order nor times")
+        if len(self._sandbox.faults.chances) >= _MOST_CHANCES:
+            raise _Refusal(f"probability: there are {_MOST_CHANCES} chances already")
 
     def _clear_faults(self, request: _Request) -> None:
         self._sandbox.faults.clear()
-        self._sandbox.changes.note("faults")
 
     # Usage plans
 
     def _plans(self, request: _Request) -> object:
         plans = self._sandbox.plans
+        buckets = plans.buckets()
+        newest = heapq.nlargest(_PAGE, buckets.items(), key=lambda item: item[1].used)
         return {
             "plans": [
                 {"operation": name, "rate": plan.rate, "burst": plan.burst}
@@ -223,49 +245,57 @@ class Control:
                     "tokens": round(bucket.tokens(), 3),
                     "throttled": bucket.refused,
                 }
-                for (seller, operation), bucket in plans.buckets().items()
+                for (seller, operation), bucket in newest
             ],
+            "used": len(buckets),
+            "throttled": sum(bucket.refused for bucket in buckets.values()),
         }
 
     def _change_plan(self, request: _Request) -> object:
         request.only("rate", "burst")
+        operation = request.one_of("operation", OPERATIONS, request.path["operation"])
         try:
             plan = UsagePlan(request.body_number("rate"), request.body_number("burst"))
-            self._sandbox.plans.change(request.path["operation"], plan)
         except ValueError as error:
-            raise _Refusal(str(error)) from None
+            raise _Refusal(str(error).removeprefix("UsagePlan.")) from None
+        self._sandbox.plans.change(operation, plan)
         self._sandbox.changes.note("plans")
         return self._plans(request)
 
     # Orders
 
     def _orders(self, request: _Request) -> object:
+        known = self._sandbox.orders.known()
+        newest = list(known.items())[-_PAGE:]
         return {
             "orders": [
-                {"order": order, "locale": known.locale, "available": sorted(known.available)}
-                for order, known in self._sandbox.orders.known().items()
-            ]
+                {"order": order, "locale": said.locale, "available": sorted(said.available)}
+                for order, said in newest
+            ],
+            "total": len(known),
         }
 
     def _set_order(self, request: _Request) -> None:
         request.only("locale", "available")
         orders = self._sandbox.orders
+        order = _order("amazonOrderId", request.path["amazonOrderId"])
         available = request.body.get("available")
         listed = {} if available is None else {"available": _texts("available", available)}
         try:
-            orders.set(
-                request.path["amazonOrderId"], locale=request.optional_text("locale"), **listed
-            )
+            orders.set(order or "", locale=request.optional_text("locale"), **listed)
         except ValueError as error:
             raise _Refusal(str(error)) from None
-        self._sandbox.changes.note("orders")
 
     # Exchanges
 
     def _exchanges(self, request: _Request) -> object:
         journal = self._sandbox.journal
         found = journal.since(request.number("since", 0))
-        return {"exchanges": [self._exchange(each) for each in found], "total": journal.total}
+        return {
+            "exchanges": [self._exchange(each) for each in found],
+            "total": journal.total,
+            "kept": journal.kept,
+        }
 
     def _exchange(self, exchange: Exchange) -> object:
         return {
@@ -274,7 +304,7 @@ class Control:
             "seller": None if exchange.seller is None else _label(exchange.seller),
             "operation": exchange.operation,
             "verb": exchange.verb,
-            "path": _without_signature(exchange.path),
+            "path": _shown_path(exchange),
             "status": exchange.status,
             "milliseconds": round(exchange.seconds * 1000, 3),
             "request": _shown(exchange, exchange.request),
@@ -321,6 +351,12 @@ class _Request:
         if unknown:
             raise _Refusal(f"{unknown[0]}: is unknown; there are {', '.join(names)}")
 
+    def one_of(self, name: str, known: Iterable[str], given: str) -> str:
+        """A text that must be one of a list."""
+        if given not in known:
+            raise _Refusal(f"{name}: {given!r} is none; there are {', '.join(known)}")
+        return given
+
     def text(self, name: str) -> str:
         """A text of the body."""
         found = self.optional_text(name)
@@ -345,13 +381,24 @@ class _Request:
     def optional_number(self, name: str) -> float | None:
         """A number of the body, or None."""
         found = self.body.get(name)
-        if found is not None and (isinstance(found, bool) or not isinstance(found, int | float)):
+        if found is None:
+            return None
+        if isinstance(found, bool) or not isinstance(found, int | float):
             raise _Refusal(f"{name}: is no number")
-        return found
+        try:
+            number = float(found)
+        except OverflowError:  # a whole number may be larger than any other
+            number = math.inf
+        if not math.isfinite(number):
+            raise _Refusal(f"{name}: is not finite")
+        return number
 
 
 async def _body(request: web.Request) -> Mapping[str, Any]:
-    raw = await request.read()
+    try:
+        raw = await request.read()
+    except web.RequestPayloadError:  # it is not in the Content-Encoding that it names
+        raise _Refusal("the body cannot be read") from None
     if not raw:
         return {}
     if request.content_type != "application/json":
@@ -376,9 +423,26 @@ def _texts(name: str, given: object) -> list[str]:
     return given
 
 
+def _order(name: str, given: str | None) -> str | None:
+    if given is not None and not ORDER_ID.fullmatch(given):
+        raise _Refusal(f"{name}: {given!r} is no order id")
+    return given
+
+
+def _kind(file_name: str) -> str:
+    return FILE_TYPES.get(PurePath(file_name).suffix.lower(), "")
+
+
+def _file_name(given: str) -> str:
+    """The parameters that name a file, for new browsers and, in ASCII, for others."""
+    name = "".join(c if c.isalnum() or c in " ._-" else "_" for c in given)
+    plain = name.encode("ascii", "replace").decode().replace("?", "_")
+    return f"filename=\"{plain}\"; filename*=UTF-8''{quote(name)}"
+
+
 def _label(seller: str) -> str:
     """A seller's name that does not tell the refresh token."""
-    return "seller-" + hashlib.sha256(seller.encode()).hexdigest()[:6]
+    return "seller-" + hashlib.sha256(seller.encode()).hexdigest()[:8]
 
 
 def _content(request: MessageRequest) -> dict[str, object]:
@@ -390,10 +454,15 @@ def _content(request: MessageRequest) -> dict[str, object]:
     return found
 
 
-def _without_signature(path: str) -> str:
-    """A path and query without what lets somebody upload."""
-    before, found, _ = path.partition("X-Amz-")
-    return f"{before}…" if found else path
+def _shown_path(exchange: Exchange) -> str:
+    """A path and query without what lets somebody upload or log in."""
+    secret = "?" if exchange.operation in (TOKEN, UPLOAD) else "X-Amz-"
+    before, found, _ = exchange.path.partition(secret)
+    return _without_tokens(f"{before}{'?…' if secret == '?' else '…'}" if found else before)
+
+
+def _without_tokens(text: str) -> str:
+    return _TOKEN_LIKE.sub(_HIDDEN, text)
 
 
 def _shown(exchange: Exchange, body: bytes) -> str:
@@ -403,4 +472,4 @@ def _shown(exchange: Exchange, body: bytes) -> str:
     if exchange.operation == UPLOAD:
         return f"({len(body):,} bytes or more)" if body else ""
     text = body.decode("utf-8", "replace")
-    return text if "X-Amz-" not in text else _HIDDEN
+    return _without_tokens(text) if "X-Amz-" not in text else _HIDDEN

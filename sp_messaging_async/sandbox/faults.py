@@ -82,10 +82,14 @@ class Chance:
 
 
 class Faults:
-    """The script, of which each request takes the first fault that is meant for it; and chance."""
+    """The script, of which each request takes the first fault that is meant for it; and chance.
 
-    def __init__(self, listener: Listener) -> None:
+    changed: called whenever something is added or taken.
+    """
+
+    def __init__(self, listener: Listener, changed: Callable[[], None]) -> None:
         self._listener = listener
+        self._changed = changed
         self._script: deque[Scripted] = deque()
         self._chances: list[Chance] = []
         self._random = random.Random()
@@ -107,6 +111,7 @@ class Faults:
         """
         _check_name(operation)
         self._script.extend(Scripted(fault, operation, amazon_order_id) for fault in faults)
+        self._changed()
 
     def add_chance(self, fault: Fault, probability: float, *, operation: str | None = None) -> None:
         """Let any request fail with a probability from 0 to 1, from now on.
@@ -118,11 +123,13 @@ class Faults:
         if not 0 <= probability <= 1:
             raise ValueError(f"{probability!r} is no probability from 0 to 1")
         self._chances.append(Chance(fault, probability, operation))
+        self._changed()
 
     def clear(self) -> None:
         """Forget what is left of the script, and what was left to chance."""
         self._script.clear()
         self._chances.clear()
+        self._changed()
 
     def __len__(self) -> int:
         return len(self._script)
@@ -150,6 +157,7 @@ class Faults:
         for scripted in self._script:
             if _is_meant(scripted, operation, amazon_order_id):
                 self._script.remove(scripted)
+                self._changed()
                 return scripted.fault
         for chance in self._chances:
             if (

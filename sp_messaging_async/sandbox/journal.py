@@ -9,9 +9,13 @@ from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from typing import Any
 
+from aiohttp import web
 from attrs import field, frozen
 
-__all__ = ["Changes", "Exchange", "Journal"]
+__all__ = ["BODY", "Changes", "Exchange", "Journal"]
+
+BODY = web.RequestKey("body", bytes)
+"""Where handlers leave the body that they read, for the journal."""
 
 _KEPT = 500  # exchanges
 _SHOWN = 4096  # bytes of a body
@@ -70,6 +74,11 @@ class Journal:
     def since(self, last: int) -> list[Exchange]:
         """Exchanges after one, in order."""
         return [Exchange(*kept) for kept in self._kept if kept[0] > last]
+
+    @property
+    def kept(self) -> int:
+        """How many are held."""
+        return len(self._kept)
 
     def clear(self) -> None:
         """Forget all exchanges."""

@@ -17,12 +17,13 @@ from ..models import FILE_TYPES, MAX_ATTACHMENT_BYTES, Attached, Attachment, Mes
 from ..operations import UPLOAD, Operation
 from .answers import api_error, api_ok
 from .inbox import Delivered, DeliveredFile, Inbox
+from .journal import BODY
 from .login import Login, Refused
 from .orders import Orders
 from .plans import Plans
 from .uploads import Place, Uploads, place_of
 
-__all__ = ["ActionsForm", "Messaging"]
+__all__ = ["ORDER_ID", "ActionsForm", "Messaging"]
 
 ActionsForm = Literal["live", "model"]
 
@@ -31,7 +32,7 @@ SUCCEEDS = "123-1234567-1234567"
 FAILS = "123-1234567-0000000"
 FAILS_INVOICE = "badOrderId"
 
-_ORDER_ID = re.compile(r"[\w-]{1,64}", re.ASCII)
+ORDER_ID = re.compile(r"[\w-]{1,64}", re.ASCII)
 
 # No rule for texts is published beyond "no HTML, no e-mail addresses". This one is narrow, so that
 # prices, comparisons and company names pass; it is not the client's, whose mistakes it must show.
@@ -40,6 +41,7 @@ _MARKUP_OR_ADDRESS = re.compile(
     r"|[\w.+-]@[\w-]+(?:\.[\w-]+)*\.[a-z]{2,}",
     re.IGNORECASE,
 )
+_SUSPECT = re.compile("[<@&]")
 _NAMED_ENTITY = re.compile(r"&(\w+;)")
 
 
@@ -182,7 +184,7 @@ _MARKETPLACES = {marketplace.id: marketplace for marketplace in Marketplace}
 
 
 def _checked_order_id(order_id: str) -> str:
-    if not _ORDER_ID.fullmatch(order_id):
+    if not ORDER_ID.fullmatch(order_id):
         raise _invalid("Invalid Input", "The order id is none")
     return order_id
 
@@ -208,6 +210,7 @@ async def _content(operation: Operation, request: web.Request) -> MessageRequest
         raw = await request.read()
     except web.RequestPayloadError:  # it is not in the Content-Encoding that it names
         raise _invalid("Invalid Input", "The content cannot be read") from None
+    request[BODY] = raw
     if operation.has_body:
         if request.content_type != "application/json":
             raise _Refusal(415, "UnsupportedMediaType", "The content type must be application/json")
@@ -243,12 +246,14 @@ def _decoded(raw: bytes, cls: type[MessageRequest]) -> MessageRequest:
 
 def _without_marketplaces(data: object) -> object:
     """What is left of a body once names of the marketplace are gone from it."""
-    if not isinstance(data, dict):
+    if not isinstance(data, dict) or data.keys().isdisjoint(_MARKETPLACE_NAMES):
         return data
     return {name: value for name, value in data.items() if name not in _MARKETPLACE_NAMES}
 
 
 def _holds_markup_or_address(text: str) -> bool:
+    if not _SUSPECT.search(text):
+        return False
     entities = _NAMED_ENTITY.findall(text)
     return bool(_MARKUP_OR_ADDRESS.search(text)) or any(name in html5 for name in entities)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from attrs import frozen
 
@@ -54,10 +54,15 @@ class Order:
 
 
 class Orders:
-    """All orders: any id is one. `locale` is that of every buyer about whom nothing was said."""
+    """All orders: any id is one.
 
-    def __init__(self, locale: str | None) -> None:
+    locale: of every buyer about whom nothing was said; None for that of the marketplace.
+    changed: called whenever something is said.
+    """
+
+    def __init__(self, locale: str | None, changed: Callable[[], None]) -> None:
         self.locale = locale
+        self._changed = changed
         self._known: dict[str, Order] = {}
 
     def set(
@@ -76,7 +81,10 @@ class Orders:
         unknown = sorted(names - _MESSAGES)
         if unknown:
             raise ValueError(f"available: {unknown[0]!r} is no operation that messages a buyer")
+        # The one that was set last stands last.
+        self._known.pop(amazon_order_id, None)
         self._known[amazon_order_id] = Order(locale, names)
+        self._changed()
 
     def known(self) -> Mapping[str, Order]:
         """The orders about which something was said."""
@@ -85,6 +93,7 @@ class Orders:
     def reset(self) -> None:
         """Forget what was said."""
         self._known.clear()
+        self._changed()
 
     def locale_of(self, amazon_order_id: str, marketplace: Marketplace) -> str:
         """The language of an order's buyer."""

@@ -19,12 +19,24 @@ if TYPE_CHECKING:
 
 __all__ = ["Guard", "Page"]
 
+_SCRIPTS = (
+    "page",
+    "control",
+    "elements",
+    "exchanges",
+    "faults",
+    "inbox",
+    "orders",
+    "plans",
+    "words",
+)
 _FILES = {
     "page.css": "text/css",
-    "page.js": "text/javascript",
     "icon.svg": "image/svg+xml",
+    **{f"{name}.js": "text/javascript" for name in _SCRIPTS},
 }
 _PAUSE = 0.1  # seconds between two events, for people see no faster
+_AGAIN = 1000  # milliseconds after which a page that has lost the connection tries again
 _HEARTBEAT = 15.0  # seconds after which a page that is gone is found out
 
 # Texts of messages are shown and never run: only what comes from here as a file is.
@@ -59,7 +71,7 @@ class Page:
         response = web.StreamResponse(headers=headers)
         await response.prepare(request)
         with self._sandbox.changes.listener() as listener:
-            await response.write(b": welcome\n\n")
+            await response.write(f"retry: {_AGAIN}\n\n".encode())
             while not listener.ended:
                 try:
                     async with asyncio.timeout(_HEARTBEAT):

@@ -10,18 +10,19 @@ __all__ = ["Plans", "TokenBucket"]
 
 
 class TokenBucket:
-    """Begins full. `clock` tells seconds."""
+    """Begins full. `clock` tells seconds; `used` is when a request came last."""
 
     def __init__(self, plan: UsagePlan, clock: Callable[[], float]) -> None:
         self.plan = plan
         self.refused = 0
         self._clock = clock
         self._tokens = plan.burst
-        self._as_of = clock()
+        self._as_of = self.used = clock()
 
     def take(self) -> bool:
         """Take a token, or tell that there is none."""
-        if self.tokens() < 1:
+        tokens, self.used = self.tokens(), self._as_of
+        if tokens < 1:
             self.refused += 1
             return False
         self._tokens -= 1

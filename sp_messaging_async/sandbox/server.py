@@ -21,7 +21,7 @@ from .control import Control
 from .faults import TOKEN, Faults, Listener
 from .faults import UPLOAD as PUT
 from .inbox import Delivered, Inbox
-from .journal import Changes, Journal
+from .journal import BODY, Changes, Journal
 from .login import Login
 from .messaging import ActionsForm, Messaging
 from .orders import Orders
@@ -44,7 +44,7 @@ class Sandbox:
     actions_form: "live" or "model", the two forms of getMessagingActionsForOrder.
     locale: the language of every buyer; that of the marketplace unless given. `orders` says it of
         single ones, and what may be sent to them.
-    keep: how many messages are held at most; older ones make room.
+    keep: how many messages, and how many uploads, are held at most; older ones make room.
 
     Raises ValueError for a plan of a name that is no operation.
 
@@ -71,18 +71,19 @@ class Sandbox:
         self._plan_changes = plans
         self._token_lifetime = token_lifetime
         self._actions_form: ActionsForm = actions_form
-        self.orders = Orders(locale)
+        self.changes = Changes()
+        self.orders = Orders(locale, functools.partial(self.changes.note, "orders"))
         self._keep = keep
 
     async def __aenter__(self) -> Self:
         clock = asyncio.get_running_loop().time
-        self.faults = Faults(Listener(self._open, self._shut))
+        changed = functools.partial(self.changes.note, "faults")
+        self.faults = Faults(Listener(self._open, self._shut), changed)
         self.login = Login(self._token_lifetime, clock)
         self.plans = Plans(self._plan_changes, clock)
-        self._uploads = Uploads(clock)
+        self._uploads = Uploads(clock, self._keep)
         self.inbox = Inbox(self._keep)
         self.journal = Journal()
-        self.changes = Changes()
         self._clock = clock
         self.messaging = Messaging(
             self.login,
@@ -136,7 +137,7 @@ class Sandbox:
         self.faults.clear()
         self.orders.reset()
         self.plans.reset()
-        self.changes.note("messages", "exchanges", "faults", "orders", "plans")
+        self.changes.note("messages", "exchanges", "plans")
 
     async def _open(self) -> None:
         self._site = web.TCPSite(self._runner, self._host, self._port, reuse_address=True)
@@ -167,15 +168,19 @@ class Sandbox:
 
     def _by_path(self) -> Handler:
         """The operations, by what follows the order. One look-up; a router tries them in turn."""
-        paths: dict[str, dict[str, Handler]] = {}
+        handlers: dict[tuple[str, str], Handler] = {}
         for row in MESSAGING.values():
             handle = functools.partial(self.messaging.handle, row)
             rest = row.path.removeprefix(_ORDER)
-            paths.setdefault(rest, {})[row.verb] = self._watched(row.name, handle)
-        handlers = {rest: _by_verb(verbs) for rest, verbs in paths.items()}
+            handlers[row.verb, rest] = self._watched(row.name, handle)
+        paths = {rest for _, rest in handlers}
 
         async def answer(request: web.Request) -> web.StreamResponse:
-            return await handlers.get(request.match_info["rest"], _not_found)(request)
+            rest = request.match_info["rest"]
+            handle = handlers.get((request.method, rest))
+            if handle is None:
+                handle = _not_allowed if rest in paths else _not_found
+            return await handle(request)
 
         return answer
 
@@ -200,19 +205,17 @@ class Sandbox:
             except web.HTTPRequestEntityTooLarge:
                 response = api_error(413, "PayloadTooLarge", "The request is too large.")
             finally:
-                await self._note(name, request, response, began)
+                self._note(name, request, response, began)
             return response
 
         return answer
 
-    async def _note(
+    def _note(
         self, name: str, request: web.Request, response: web.StreamResponse | None, began: float
     ) -> None:
         """Write an exchange down."""
         now = self._clock()
         token = request.headers.get("x-amz-access-token")
-        # What the handler read is at hand; what it did not is not read for this.
-        body = b"" if request.can_read_body else await request.read()
         answer = response.body if isinstance(response, web.Response) else None
         is_gone = request.transport is None or request.transport.is_closing()
         self.journal.add(
@@ -222,7 +225,7 @@ class Sandbox:
             request.method,
             request.raw_path,
             self.login.seller_behind(token),
-            body,
+            request.get(BODY, b""),
             None if response is None or is_gone else response.status,
             bytes(answer) if isinstance(answer, bytes | bytearray) else b"",
         )

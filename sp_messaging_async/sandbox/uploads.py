@@ -15,6 +15,7 @@ from attrs import define, field, frozen
 from ..models import MAX_ATTACHMENT_BYTES
 from ..operations import MESSAGING
 from .answers import s3_error
+from .journal import BODY
 
 __all__ = ["Place", "Uploads", "place_of"]
 
@@ -51,10 +52,15 @@ def place_of(seller: str, resource: str) -> Place | None:
 
 
 class Uploads:
-    """The files of all sellers. `clock` tells seconds."""
+    """The last files of all sellers.
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    clock: tells seconds.
+    limit: how many are held; older ones make room.
+    """
+
+    def __init__(self, clock: Callable[[], float], limit: int) -> None:
         self._clock = clock
+        self._limit = limit
         self._uploads: dict[str, _Upload] = {}
 
     def create(self, base_url: str, place: Place, md5: str) -> dict[str, object]:
@@ -67,6 +73,8 @@ class Uploads:
         identity = f"sc/{secrets.token_hex(16)}"
         path = _presigned(identity)
         self._uploads[identity] = _Upload(place, md5, path, self._clock() + _EXPIRY)
+        if len(self._uploads) > self._limit:
+            del self._uploads[next(iter(self._uploads))]
         return {
             "uploadDestinationId": identity,
             "url": base_url + path,
@@ -95,7 +103,7 @@ class Uploads:
         if refusal is not None:
             return refusal
         try:
-            content = await request.read()
+            content = request[BODY] = await request.read()
         except web.RequestPayloadError:  # it is not in the Content-Encoding that it names
             return s3_error(400, "InvalidRequest", "The content cannot be read.")
         digest = hashlib.md5(content, usedforsecurity=False).digest()
