@@ -710,7 +710,7 @@ async def test_a_look_up_that_is_refused(written: Written, session: MessagingSes
     """Its message is rejected with Amazon's reason, and the others are sent."""
     written.write(3)
     written.campaign.sandbox.faults.add(
-        Fault.DENIED, operation="getAttributes", amazon_order_id=order(1)
+        Fault.HTML_ERROR, operation="getAttributes", amazon_order_id=order(1)
     )
     found = await written.send(session)
     assert [found[order(number)].status for number in range(3)] == ["sent", "rejected", "sent"]

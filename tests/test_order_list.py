@@ -77,6 +77,14 @@ def write(folder: Path, content: str | bytes, name: str = "orders.csv") -> Path:
     return path
 
 
+def _short(value: object) -> str:
+    if isinstance(value, dict) and len(value) > 2:
+        return str(value["operation"])
+    if callable(value):
+        return value.__name__
+    return ascii(value)[:60]
+
+
 def as_csv(folder: Path, *rows: Cells) -> Path:
     """A table with all columns, in which each row stands on one line."""
     file = io.StringIO(newline="")
@@ -290,7 +298,7 @@ def test_texts_arrive_unchanged(folder: Path, form: Callable[..., Path], text: s
         (as_json_lines, ["a.pdf", "c;d.png"], ["a.pdf", "c;d.png"]),
         (as_json_lines, ["{path}/b.txt"], ["b.txt"]),
     ],
-    ids=str,
+    ids=_short,
 )
 def test_attachments_are_found_beside_the_list(
     folder: Path,
@@ -438,12 +446,6 @@ def hard_folder(folder: Path) -> Path:
         with (folder / name).open("wb") as file:
             file.truncate(size)
     return folder
-
-
-def _short(value: object) -> str:
-    if isinstance(value, dict) and len(value) > 2:
-        return str(value["operation"])
-    return ascii(value)[:60]
 
 
 @pytest.mark.parametrize("form", [as_csv, as_json_lines])

@@ -339,7 +339,7 @@ async def test_any_credentials_get_a_token(stranger: Asker, changes: dict[str, s
         ({"client_secret": "invalid"}, 401, {"invalid_client"}),
         ({"refresh_token": "revoked"}, 400, {"invalid_grant"}),
     ],
-    ids=str,
+    ids=lambda value: str(sorted(value) if isinstance(value, set) else value),
 )
 async def test_refusals_of_login(
     stranger: Asker, changes: dict[str, str], status: int, error: set[str]

@@ -483,19 +483,20 @@ def _sheet(path: Path, *, of_values: bool) -> Generator[list[tuple[object, str]]
         install = 'pip install "sp-messaging-async[excel]"'
         raise ConfigurationError(f"reading {path.name} needs the excel extra: {install}") from None
     try:
-        with _quiet():
-            book = openpyxl.load_workbook(path, read_only=True, data_only=of_values)
-        with closing(book):
-            sheets = book.worksheets
-            visible = (sheet for sheet in sheets if sheet.sheet_state == "visible")
-            rows = next(visible, sheets[0]).iter_rows()
-            while True:
-                with _quiet():
-                    batch = list(islice(rows, 100))
-                if not batch:
-                    return
-                for row in batch:
-                    yield [(cell.value, cell.data_type) for cell in row]
+        with path.open("rb") as file:  # which openpyxl would leave open, were it no workbook
+            with _quiet():
+                book = openpyxl.load_workbook(file, read_only=True, data_only=of_values)
+            with closing(book):
+                sheets = book.worksheets
+                visible = (sheet for sheet in sheets if sheet.sheet_state == "visible")
+                rows = next(visible, sheets[0]).iter_rows()
+                while True:
+                    with _quiet():
+                        batch = list(islice(rows, 100))
+                    if not batch:
+                        return
+                    for row in batch:
+                        yield [(cell.value, cell.data_type) for cell in row]
     except OSError:
         raise
     except Exception:  # a file that is no workbook makes it raise whatever comes up

@@ -61,7 +61,7 @@ class Control:
         self._guard = guard
         # Messages and exchanges are timed by the loop's clock; people read another.
         self._epoch = time.time() - clock()
-        self._started = self._time(clock())
+        self._started = datetime.now(UTC).isoformat()
 
     def add_to(self, app: web.Application) -> None:
         """Add the routes to an application."""
@@ -88,12 +88,11 @@ class Control:
     # The whole
 
     def _ready(self, request: _Request) -> object:
-        sandbox = self._sandbox
         return {
             "ready": True,
             "started": self._started,
-            "api_url": sandbox.endpoint.api_url,
-            "token_url": sandbox.endpoint.token_url,
+            "api_url": request.origin,
+            "token_url": f"{request.origin}/auth/o2/token",
             "operations": [row.name for row in MESSAGING.values() if row.messages_buyer],
             "targets": list(_TARGETS),
         }
@@ -194,7 +193,9 @@ class Control:
         operation = request.optional_text("operation")
         if operation is not None:
             request.one_of("operation", _TARGETS, operation)
-        order = _order("order", request.optional_text("order"))
+        order = request.optional_text("order")
+        if order is not None:
+            _order("order", order)
         probability = request.optional_number("probability")
         if probability is None:
             times = self._times(request)
@@ -257,7 +258,8 @@ class Control:
         try:
             plan = UsagePlan(request.body_number("rate"), request.body_number("burst"))
         except ValueError as error:
-            raise _Refusal(str(error).removeprefix("UsagePlan.")) from None
+            name, _, reason = str(error).removeprefix("UsagePlan.").partition(" ")
+            raise _Refusal(f"{name}: {reason}") from None
         self._sandbox.plans.change(operation, plan)
         self._sandbox.changes.note("plans")
         return self._plans(request)
@@ -282,7 +284,7 @@ class Control:
         available = request.body.get("available")
         listed = {} if available is None else {"available": _texts("available", available)}
         try:
-            orders.set(order or "", locale=request.optional_text("locale"), **listed)
+            orders.set(order, locale=request.optional_text("locale"), **listed)
         except ValueError as error:
             raise _Refusal(str(error)) from None
 
@@ -322,7 +324,7 @@ class Control:
 def _answer(handle: Callable[[_Request], object]) -> Handler:
     async def answer(request: web.Request) -> web.StreamResponse:
         try:
-            found = handle(_Request(request.match_info, request.query, await _body(request)))
+            found = handle(await _read(request))
         except _Refusal as refusal:
             return web.json_response({"error": str(refusal)}, status=400)
         return web.Response(status=204) if found is None else web.json_response(found)
@@ -332,8 +334,12 @@ def _answer(handle: Callable[[_Request], object]) -> Handler:
 
 @attrs.frozen
 class _Request:
-    """What a request says, checked as it is asked for."""
+    """What a request says, checked as it is asked for.
 
+    origin: where it was sent to, as its client names it; a container does not know itself by that.
+    """
+
+    origin: str
     path: Mapping[str, str]
     query: Mapping[str, str]
     body: Mapping[str, Any]
@@ -394,6 +400,11 @@ class _Request:
         return number
 
 
+async def _read(request: web.Request) -> _Request:
+    origin = f"{request.scheme}://{request.host}"
+    return _Request(origin, request.match_info, request.query, await _body(request))
+
+
 async def _body(request: web.Request) -> Mapping[str, Any]:
     try:
         raw = await request.read()
@@ -423,8 +434,8 @@ def _texts(name: str, given: object) -> list[str]:
     return given
 
 
-def _order(name: str, given: str | None) -> str | None:
-    if given is not None and not ORDER_ID.fullmatch(given):
+def _order(name: str, given: str) -> str:
+    if not ORDER_ID.fullmatch(given):
         raise _Refusal(f"{name}: {given!r} is no order id")
     return given
 

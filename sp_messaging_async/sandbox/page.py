@@ -19,17 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Guard", "Page"]
 
-_SCRIPTS = (
-    "page",
-    "control",
-    "elements",
-    "exchanges",
-    "faults",
-    "inbox",
-    "orders",
-    "plans",
-    "words",
-)
+_VIEWS = ("inbox", "plans", "exchanges", "faults", "orders")
+_SCRIPTS = ("page", "control", "elements", "words", *_VIEWS)
 _FILES = {
     "page.css": "text/css",
     "icon.svg": "image/svg+xml",

@@ -32,6 +32,8 @@ from .uploads import Uploads, place_of
 __all__ = ["Sandbox"]
 
 _ORDER = MESSAGING["getMessagingActionsForOrder"].path
+# Who listens on every address is reached by that of loopback.
+_EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - not a choice, a case
 _LARGEST_BODY = MAX_ATTACHMENT_BYTES + 2**20  # bytes; what is larger gets Amazon's 413
 
 
@@ -116,8 +118,9 @@ class Sandbox:
 
     @property
     def url(self) -> str:
-        """Scheme, host and port."""
-        host = f"[{self._host}]" if ":" in self._host else self._host
+        """Scheme, host and port, as this machine reaches it."""
+        named = _EVERY_ADDRESS.get(self._host, self._host)
+        host = f"[{named}]" if ":" in named else named
         return f"http://{host}:{self._port}"
 
     @property
