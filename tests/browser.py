@@ -24,13 +24,22 @@ class Browser:
 
     def open(self, page: Path, width: int = 1280, scheme: str = "light") -> None:
         """Show a file on a screen of so many pixels, in a light or dark scheme."""
+        self.visit(page.as_uri(), width, scheme)
+
+    def visit(
+        self, address: str, width: int = 1280, scheme: str = "light", motion: str = "no-preference"
+    ) -> None:
+        """Show an address, for somebody who has said how much may move."""
         self.errors()
         self.requests()
         metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        features = [
+            {"name": "prefers-color-scheme", "value": scheme},
+            {"name": "prefers-reduced-motion", "value": motion},
+        ]
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-        self.driver.get(page.as_uri())
+        self.driver.get(address)
 
     def errors(self) -> list[str]:
         """What stands on the console since the last look, refusals of the page's policy too."""

@@ -167,11 +167,13 @@ class _Reader:
         operation = reading.template.operation if reading.template else reading.operation
         required = (ORDER_ID,) if operation else (ORDER_ID, "operation")
         listed = cells.read(path, required, encoding=reading.encoding, renamed=reading.renamed)
+        columns: object = None
         for row in listed:
             if isinstance(row, Problem):
                 yield row
                 continue
-            missing = self._missing_columns(row)
+            missing = [] if row.cells.keys() == columns else self._missing_columns(row)
+            columns = row.cells.keys()
             yield from missing or self._message(row)
             if missing and row.is_of_table:  # and so it is in all the others
                 return

@@ -14,7 +14,7 @@ import hashlib
 import json
 import re
 import tomllib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -49,8 +49,7 @@ class Template:
     operation: Operation
     default_locale: str
     texts: Mapping[str, str] = field(repr=False)
-    _compiled: Mapping[str, jinja2.Template] = field(repr=False)
-    columns: frozenset[str]
+    _compiled: Mapping[str, _Text] = field(repr=False)
 
     @classmethod
     def load(cls, path: Path) -> Template:
@@ -63,11 +62,16 @@ class Template:
         if unknown:
             _refuse(path, unknown[0], f"is no key of a template; it has {', '.join(_KEYS)}")
         texts = _texts(path, entries.get("text"))
-        compiled, columns = _compiled(path, texts)
+        compiled = _compiled(path, texts)
         default = _given(path, entries, "default_locale")
         if default not in texts:
             _refuse(path, "default_locale", f"{default!r} has no text; give it one under [text]")
-        return cls(path.name, _operation(path, entries), default, texts, compiled, columns)
+        return cls(path.name, _operation(path, entries), default, texts, compiled)
+
+    @cached_property
+    def columns(self) -> frozenset[str]:
+        """The variables of all its texts."""
+        return frozenset().union(*(text.variables for text in self._compiled.values()))
 
     @cached_property
     def digest(self) -> str:
@@ -82,7 +86,7 @@ class Template:
     def text(self, locale: str, values: Mapping[str, object]) -> str:
         """The text in a language, for a row's values. Raises InvalidMessage if there is none."""
         try:
-            return self._compiled[locale].render(values).strip()
+            return self._compiled[locale].template.render(values).strip()
         except Exception as error:  # what the text computes may fail in any way
             reason = f"{self.name} cannot be filled: {_in_words(error)}"
             raise InvalidMessage(Finding(f"text.{locale}", reason)) from None
@@ -98,8 +102,8 @@ class Template:
 
     def findings(self, columns: Collection[str]) -> Iterator[Finding]:
         """Variables that are no columns of a list. Their capitals do not matter."""
-        for locale, source in self.texts.items():
-            for name in sorted(_variables(source)):
+        for locale, text in self._compiled.items():
+            for name in text.variables:
                 if name.lower() in columns:
                     continue
                 reason = (
@@ -157,29 +161,28 @@ def _refuse(path: Path, name: str, reason: str) -> NoReturn:
 # Jinja2
 
 
-def _compiled(
-    path: Path, texts: Mapping[str, str]
-) -> tuple[Mapping[str, jinja2.Template], frozenset[str]]:
-    """The texts, ready to be filled, and the variables that they use."""
-    environment = _environment()
-    from jinja2 import TemplateSyntaxError
+@frozen
+class _Text:
+    """A text, ready to be filled, and the variables that it uses."""
 
-    compiled, variables = {}, frozenset[str]()
+    template: jinja2.Template
+    variables: Sequence[str]
+
+
+def _compiled(path: Path, texts: Mapping[str, str]) -> Mapping[str, _Text]:
+    environment = _environment()
+    from jinja2 import TemplateSyntaxError, meta
+
+    compiled = {}
     for locale, source in texts.items():
         try:
-            compiled[locale] = environment.from_string(source)
-            variables |= _variables(source)
+            used = meta.find_undeclared_variables(environment.parse(source))
+            compiled[locale] = _Text(environment.from_string(source), sorted(used))
         except TemplateSyntaxError as error:
             _refuse(path, f"text.{locale}, line {error.lineno}", error.message or "cannot be read")
         except Exception as error:  # constants are computed here, which may fail in any way
             _refuse(path, f"text.{locale}", f"cannot be read: {_in_words(error)}")
-    return compiled, variables
-
-
-def _variables(source: str) -> frozenset[str]:
-    from jinja2 import meta
-
-    return frozenset(meta.find_undeclared_variables(_environment().parse(source)))
+    return compiled
 
 
 def _environment() -> jinja2.Environment:

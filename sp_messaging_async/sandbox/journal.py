@@ -12,13 +12,13 @@ from typing import Any
 from aiohttp import web
 from attrs import field, frozen
 
-__all__ = ["BODY", "Changes", "Exchange", "Journal"]
+__all__ = ["BODY", "SHOWN", "Changes", "Exchange", "Journal"]
 
 BODY = web.RequestKey("body", bytes)
 """Where handlers leave the body that they read, for the journal."""
 
 _KEPT = 500  # exchanges
-_SHOWN = 4096  # bytes of a body
+SHOWN = 4096  # bytes of a body
 
 
 @frozen
@@ -67,7 +67,7 @@ class Journal:
         """Note an exchange that has ended."""
         self.total += 1
         # Most are never looked at: what they are made of is kept, and shaped when they are.
-        bodies = (request[:_SHOWN], answer[:_SHOWN])
+        bodies = (request[:SHOWN], answer[:SHOWN])
         exchange = (self.total, at, seller, operation, verb, path, status, seconds, *bodies)
         self._kept.append(exchange)
 

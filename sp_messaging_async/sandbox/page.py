@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import json
 from importlib.resources import files
@@ -61,6 +62,11 @@ class Page:
         headers = {**_HEADERS, hdrs.CONTENT_TYPE: "text/event-stream"}
         response = web.StreamResponse(headers=headers)
         await response.prepare(request)
+        with contextlib.suppress(ConnectionResetError):  # how a page goes
+            await self._tell(response)
+        return response
+
+    async def _tell(self, response: web.StreamResponse) -> None:
         with self._sandbox.changes.listener() as listener:
             await response.write(f"retry: {_AGAIN}\n\n".encode())
             while not listener.ended:
@@ -72,7 +78,6 @@ class Page:
                     continue
                 await response.write(f"data: {json.dumps(sorted(changes))}\n\n".encode())
                 await asyncio.sleep(_PAUSE)
-        return response
 
 
 def _file(name: str, kind: str) -> Handler:

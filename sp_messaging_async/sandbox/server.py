@@ -21,7 +21,7 @@ from .control import Control
 from .faults import TOKEN, Faults, Listener
 from .faults import UPLOAD as PUT
 from .inbox import Delivered, Inbox
-from .journal import BODY, Changes, Journal
+from .journal import BODY, SHOWN, Changes, Journal
 from .login import Login
 from .messaging import ActionsForm, Messaging
 from .orders import Orders
@@ -228,11 +228,18 @@ class Sandbox:
             request.method,
             request.raw_path,
             self.login.seller_behind(token),
-            request.get(BODY, b""),
+            request.get(BODY) or _arrived(request),
             None if response is None or is_gone else response.status,
             bytes(answer) if isinstance(answer, bytes | bytearray) else b"",
         )
         self.changes.note("exchanges", "messages", "plans")
+
+
+def _arrived(request: web.Request) -> bytes:
+    """The beginning of a body that no handler has read, as far as it has come."""
+    if not request.can_read_body or request.content.exception():
+        return b""
+    return request.content.read_nowait(SHOWN)
 
 
 def _by_verb(handlers: Mapping[str, Handler]) -> Handler:
