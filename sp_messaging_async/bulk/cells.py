@@ -72,7 +72,9 @@ class Row:
     def text(self, name: str) -> str:
         """A cell as text, "" where there is none. Raises InvalidMessage for one that is spoilt."""
         cell = self.cells.get(name)
-        value = "" if cell is None or cell.value is None else cell.value
+        value = None if cell is None else cell.value
+        if value is None or value == "":
+            return ""
         if isinstance(value, _NoResult):
             reason = "is a formula without a value; open the list in a spreadsheet, and save it"
             raise InvalidMessage(Finding(name, reason))
@@ -138,6 +140,8 @@ def fit(name: str, text: str) -> str:
 
 def _whole(name: str, text: str) -> str:
     """The text, if no spreadsheet has put something else in its place."""
+    if "+" not in text and "#" not in text:
+        return text
     shown = text.strip()
     if _ROUNDED.fullmatch(shown):
         reason = (
