@@ -539,7 +539,7 @@ class MessagingSession:
         operation.warn_if_retired()
         await self._pass(gate, patience)
         request = await self._with_uploads(
-            operation, amazon_order_id, request, place, patience, files or attachments.Files(0)
+            operation, amazon_order_id, request, place, patience, files
         )
         http_request = wire.build(
             self.endpoint.api_url, operation, amazon_order_id, place, request, self._agent
@@ -559,12 +559,13 @@ class MessagingSession:
         request: MessageRequest,
         marketplace: Marketplace,
         patience: Patience,
-        kept: attachments.Files,
+        kept: attachments.Files | None,
     ) -> MessageRequest:
         """The request with every LocalFile uploaded. All are read before the first one goes."""
         listed: models.Attached = getattr(request, "attachments", ())
         if not any(isinstance(item, LocalFile) for item in listed):
             return request
+        kept = kept or attachments.Files(0)
         files = [
             await kept.read(item.path, item.file_name) if isinstance(item, LocalFile) else item
             for item in listed

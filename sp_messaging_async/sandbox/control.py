@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+import itertools
 import json
 import math
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import PurePath
@@ -104,13 +105,14 @@ class Control:
 
     def _messages(self, request: _Request) -> object:
         inbox = self._sandbox.inbox
-        found = inbox.since(request.number("since", 0))
+        found: Iterator[tuple[int, Delivered]] = inbox.since(request.number("since", 0))
         order = request.query.get("order")
         if order is not None:
-            found = [each for each in found if each[1].amazon_order_id == order]
+            found = (each for each in found if each[1].amazon_order_id == order)
+        page = list(itertools.islice(found, _PAGE))
         return {
-            "messages": [self._message(*each) for each in found[:_PAGE]],
-            "more": len(found) > _PAGE,
+            "messages": [self._message(*each) for each in page],
+            "more": next(found, None) is not None,
             "total": inbox.total,
             "kept": len(inbox.delivered),
             "dropped": inbox.dropped,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from attrs import field, frozen
 
 from ..marketplaces import Marketplace
@@ -56,11 +58,11 @@ class Inbox:
             del self.delivered[0]
             self.dropped += 1
 
-    def since(self, last: int) -> list[tuple[int, Delivered]]:
+    def since(self, last: int) -> Iterator[tuple[int, Delivered]]:
         """Messages after one, each with its number; numbers begin at 1, and are not used again."""
         first = self.total - len(self.delivered) + 1
         start = max(0, last + 1 - first)
-        return list(enumerate(self.delivered[start:], start=first + start))
+        return enumerate(self.delivered[start:], start=first + start)
 
     def message(self, number: int) -> Delivered | None:
         """The message of a number, if it is still held."""

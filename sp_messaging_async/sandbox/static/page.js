@@ -1,6 +1,6 @@
 // The page of the local Amazon: which view is shown, and what keeps all of them up to date.
 
-import { ask } from "./control.js";
+import { Refused, Unreachable, ask } from "./control.js";
 import { byId, write } from "./elements.js";
 import * as exchanges from "./exchanges.js";
 import * as faults from "./faults.js";
@@ -9,6 +9,7 @@ import * as orders from "./orders.js";
 import * as plans from "./plans.js";
 
 const PAUSE = 150; // milliseconds between two rounds of questions
+const CONNECTION = { live: "Live", lost: "Connection lost. Trying again …" };
 const AGAIN = 2000; // milliseconds until a connection is tried anew
 
 // By the names that events have for what has changed.
@@ -48,8 +49,8 @@ async function catchUp() {
     }
     showConnection("live");
     await refresh(Object.keys(REFRESH));
-  } catch {
-    showConnection("lost");
+  } catch (error) {
+    showFailure(error);
   }
 }
 
@@ -58,20 +59,23 @@ async function refresh(kinds) {
   for (const kind of kinds) changed.add(kind);
   if (isAsking) return;
   isAsking = true;
-  while (changed.size > 0 && !document.hidden && (await askOnce())) await pause(PAUSE);
-  isAsking = false;
+  try {
+    while (changed.size > 0 && !document.hidden && (await askOnce())) await pause(PAUSE);
+  } finally {
+    isAsking = false;
+  }
 }
 
-/** One round. Tells whether the sandbox answers. */
+/** One round. Tells whether it went well; if not, the next event or connection asks again. */
 async function askOnce() {
   const kinds = [...changed];
   changed.clear();
   try {
     await Promise.all(kinds.map((kind) => REFRESH[kind]?.()));
     return true;
-  } catch {
+  } catch (error) {
     for (const kind of kinds) changed.add(kind);
-    showConnection("lost");
+    showFailure(error);
     return false;
   }
 }
@@ -80,14 +84,15 @@ function pause(milliseconds) {
   return new Promise((resolve) => setTimeout(resolve, milliseconds));
 }
 
-const CONNECTION = {
-  live: "Live",
-  lost: "Connection lost. Trying again …",
-};
-
-function showConnection(state) {
+function showConnection(state, text = CONNECTION[state]) {
   byId("connection").dataset.state = state;
-  write(byId("connection"), CONNECTION[state]);
+  write(byId("connection"), text);
+}
+
+function showFailure(error) {
+  if (error instanceof Unreachable) showConnection("lost");
+  else if (error instanceof Refused) showConnection("lost", error.message);
+  else throw error;
 }
 
 // Which view is shown
