@@ -19,6 +19,7 @@ __all__ = ["check", "checked_locale", "choose_locale", "findings"]
 # A distance of langcodes' that spans the variants of a language, and no neighbours' languages.
 _SAME_LANGUAGE = 9
 
+_SUSPECT = re.compile("[<&@]")  # without one of these, there is nothing of what follows
 _TAG = re.compile(r"</?[A-Za-z][^<>]*>|<!--|<!doctype", re.IGNORECASE)
 _ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6}|([A-Za-z][A-Za-z0-9]{1,31}));")
 # The look-behind keeps the search linear: an address is tried from its first character only.
@@ -36,7 +37,7 @@ def check(request: object) -> None:
 def findings(request: object) -> Iterator[Finding]:
     """What is wrong with the request's text; nothing for a request that has none."""
     text = getattr(request, "text", None)
-    if text is None:
+    if text is None or not _SUSPECT.search(text):
         return
     for match in _TAG.finditer(text):
         reason = f"{_shown(match)} is HTML, which Amazon refuses; write plain text"

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import math
 import os
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, cast
@@ -98,6 +98,7 @@ class MessagingSession:
         self._agent = wire.user_agent(user_agent or f"sp_messaging_async/{__version__}")
         self._transport = Transport(http)
         self._closing = False
+        self._cut_off = False
         self._waits: set[asyncio.Timeout] = set()
         self._exchanges: set[asyncio.Timeout] = set()
         self._idle = asyncio.Event()
@@ -139,6 +140,7 @@ class MessagingSession:
                 await self._idle.wait()
         except TimeoutError:
             _log.warning("closed with %d exchanges in flight", len(self._exchanges))
+            self._cut_off = True
             for exchange in tuple(self._exchanges):
                 _end(exchange)
             await self._idle.wait()
@@ -606,13 +608,13 @@ class MessagingSession:
                 lambda seconds: self._with_patience(patience, partial(asyncio.sleep, seconds)),
             )
 
-        with _context_of(call):
+        with _ContextOf(call):
             await self._until_ended(put, patience)
         return Attachment(destination.upload_destination_id, file.name, size=file.size)
 
     async def _perform(self, call: _Call) -> Any:
         """Token, plan, intent, exchange, answer, judgement; again until one attempt settles it."""
-        with _context_of(call):
+        with _ContextOf(call):
             while True:
                 token = await self._wait_for_turn(call, again=call.attempts > 0)
                 if call.entry is not None:
@@ -625,7 +627,8 @@ class MessagingSession:
                 except (TransportError, ApiError) as error:
                     failure = error
                 else:
-                    await self._record_sent(call, answer)
+                    if call.entry is not None:
+                        await self._record_sent(call, call.entry, answer)
                     return result
                 try:
                     await self._before_next_attempt(call, token, failure)
@@ -636,12 +639,25 @@ class MessagingSession:
         """A token that serves, once the usage plan lets the call go."""
         self._refuse_if_ended(call.patience)
         # Refused credentials fail now, not after the wait for the plan.
-        await self._token(call.patience)
+        token = await self._token(call.patience)
+        if self._goes_now(call):
+            return token
         await self._wait_for_plan(call, again=again)
         # The wait may have outlived the token; as a rule this returns at once.
         token = await self._token(call.patience)
         self._refuse_if_ended(call.patience)
         return token
+
+    def _goes_now(self, call: _Call) -> bool:
+        """Take the call's turn, if it has not to wait for that."""
+        throttle, gate = self._throttle, call.gate
+        # One that somebody has derived may do more in its `acquire`.
+        if type(throttle) is not LocalThrottle or self._closing or call.patience.withdrawn:
+            return False
+        if gate is not None and not gate.is_open:
+            return False
+        is_let_go = throttle.acquire_now(self.plan_key(call.operation.name))
+        return is_let_go and (gate is None or gate.enter())
 
     async def _wait_for_plan(self, call: _Call, *, again: bool) -> None:
         key = self.plan_key(call.operation.name)
@@ -661,15 +677,15 @@ class MessagingSession:
     async def _exchange(self, call: _Call, token: str) -> wire.HttpAnswer:
         lapsed = None if call.entry is None else call.entry.lapsed
         exchange = self._transport.exchange(call.request.with_token(token), lapsed)
-        limit = asyncio.timeout(None)
+        limit = asyncio.timeout(self._timeout)
         self._exchanges.add(limit)
         self._idle.clear()
+        answer = None
         try:
             async with limit:
-                answer = await exchange.answer(self._timeout)
+                answer = await exchange.untimed_answer()
         except TimeoutError:
-            closed = TransportError("the session was closed", exchange.write_began, False)
-            raise closed from None
+            pass  # told below, without what it is chained to
         except BaseException as error:
             if not isinstance(error, TransportError):  # a cancellation, above all
                 self._record_cancelled(call, exchange)
@@ -679,14 +695,15 @@ class MessagingSession:
             del limit  # it knows its task, and so an error that holds this frame
             if not self._exchanges:
                 self._idle.set()
+        if answer is None:
+            reason = "the session was closed" if self._cut_off else "TimeoutError"
+            raise TransportError(reason, exchange.write_began, not self._cut_off)
         self._learn(call.operation, answer)
         return answer
 
-    async def _record_sent(self, call: _Call, answer: wire.HttpAnswer) -> None:
-        if call.entry is None:
-            return
+    async def _record_sent(self, call: _Call, entry: Entry, answer: wire.HttpAnswer) -> None:
         try:
-            await call.entry.sent(wire.request_id(answer))
+            await entry.sent(wire.request_id(answer))
         except LedgerError as error:
             raise LedgerError(f"{call.context()} was sent, and not recorded: {error}") from None
 
@@ -881,15 +898,25 @@ class _Call:
         return CallContext(self.operation.name, self.amazon_order_id, self.attempts)
 
 
-@contextlib.contextmanager
-def _context_of(call: _Call) -> Iterator[None]:
-    """Tell errors which call they belong to."""
-    try:
-        yield
-    except _CallError as error:
-        if error.context is None:
-            error.context = call.context()
-        raise
+class _ContextOf:
+    """Tells errors which call they belong to. A class, which costs less than a generator."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: _Call) -> None:
+        self._call = call
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if isinstance(exc, _CallError) and exc.context is None:
+            exc.context = self._call.context()
 
 
 async def _check_files(request: MessageRequest) -> None:

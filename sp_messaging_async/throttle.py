@@ -83,6 +83,10 @@ class LocalThrottle:
         """
         await self._bucket(key).acquire(again=again)
 
+    def acquire_now(self, key: PlanKey) -> bool:
+        """Let a request go if nobody waits and the plan allows it at once; else do nothing."""
+        return self._bucket(key).acquire_now()
+
     def throttled(self, key: PlanKey) -> None:
         """Empty the bucket, as Amazon's is empty."""
         self._bucket(key).drain()
@@ -161,9 +165,11 @@ class _Bucket:
     def is_idle(self) -> bool:
         return not self.waiting and self._limiter.has_capacity(self._limiter.max_rate)
 
+    def acquire_now(self) -> bool:
+        return not self._again and not self._first and self._limiter.take()
+
     async def acquire(self, *, again: bool) -> None:
-        if not self.waiting and self._limiter.has_capacity():
-            await self._limiter.acquire()  # does not wait: there is capacity
+        if self.acquire_now():
             return
         await self._queue(self._again if again else self._first)
 
@@ -171,9 +177,8 @@ class _Bucket:
         me = object()
         queue[me] = None
         try:
-            while self._head() is not me or not self._limiter.has_capacity():
+            while self._head() is not me or not self._limiter.take():
                 await self._sleep(queue, me)
-            await self._limiter.acquire()
         finally:
             was_head = self._head() is me
             del queue[me]
@@ -229,6 +234,13 @@ class _Limiter(AsyncLimiter):
     @property
     def rate(self) -> float:
         return self.max_rate / self.time_period
+
+    def take(self) -> bool:
+        """Take a token, if there is one."""
+        if not self.has_capacity():
+            return False
+        self._level += 1
+        return True
 
     def seconds_to_next(self) -> float:
         self._leak()

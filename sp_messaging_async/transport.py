@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import io
 from collections.abc import Callable
@@ -21,6 +22,8 @@ __all__ = ["Exchange", "Transport", "connector"]
 # with its fate unknown, and a new connection costs a few milliseconds.
 _KEEPALIVE = 4.0  # seconds
 
+_NO_TIMEOUT = aiohttp.ClientTimeout(total=None)
+_NO_TYPE = ("Content-Type",)
 _LARGE = 2**20  # bytes; aiohttp wants more than this in a file, and writes it in pieces
 
 
@@ -90,25 +93,37 @@ class Exchange:
             return True
         return self._body.write_began
 
-    async def answer(self, timeout: float) -> HttpAnswer:  # noqa: ASYNC109 - aiohttp's, which covers one exchange
-        """Send, and wait at most `timeout` seconds for the whole answer.
+    async def answer(self, timeout: float) -> HttpAnswer:  # noqa: ASYNC109 - of one exchange
+        """As `untimed_answer`, and a TransportError once `timeout` seconds have passed."""
+        with contextlib.suppress(TimeoutError):  # raised anew below, without what it is chained to
+            async with asyncio.timeout(timeout):
+                return await self.untimed_answer()
+        raise TransportError("TimeoutError", self.write_began)
+
+    async def untimed_answer(self) -> HttpAnswer:
+        """Send, and wait for the whole answer, however long it takes.
 
         Raises TransportError for everything else but a cancellation.
         """
+        headers = self._request.headers
         try:
-            async with self._http.request(
+            response = await self._http.request(
                 self._request.method,
                 URL(self._request.url, encoded=True),
-                headers=self._request.headers,
+                headers=headers,
                 data=self._body,
-                skip_auto_headers=("Content-Type",),
-                timeout=aiohttp.ClientTimeout(total=timeout),
-                # The caller's session may set these; here each would repeat or hide an exchange.
+                skip_auto_headers=None if "content-type" in headers else _NO_TYPE,
+                # The caller's session may set these; here each would repeat or hide an exchange, or
+                # count what this one does not.
+                timeout=_NO_TIMEOUT,
                 allow_redirects=False,
                 raise_for_status=False,
                 middlewares=(),
-            ) as response:
+            )
+            try:
                 return HttpAnswer(response.status, response.headers, await response.read())
+            finally:
+                response.release()
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or task.cancelling():

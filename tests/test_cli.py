@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -110,6 +111,22 @@ def test_the_sandbox_says_how_to_reach_it(command: Command) -> None:
         assert len(output.splitlines()) == len(shown.splitlines())
 
 
+@unix
+def test_the_sandbox_opens_its_page(command: Command) -> None:
+    """With --open, a browser is led to the page, which is there; --allow-remote lets others in."""
+    browser = command.folder / "browser"
+    browser.write_text('#!/bin/sh\necho "$1" > opened\n')
+    browser.chmod(0o700)
+    words = ("sandbox", "--port", "0", "--open", "--host", "0.0.0.0", "--allow-remote")  # noqa: S104
+    with command.started(*words, BROWSER=str(browser)) as process:
+        shown = process.until("Ctrl-C stops it.")
+        (url,) = re.findall(r"Open (http\S+/) ", shown)
+        while not (command.folder / "opened").exists():
+            time.sleep(0.01)
+        with urllib.request.urlopen(url) as answer:  # noqa: S310
+            assert b"<title>" in answer.read()
+
+
 MISTAKES = [
     (["nothing"], "nothing"),
     (["bulk", "orders.csv", "--nothing"], "--nothing"),
@@ -138,6 +155,8 @@ MISTAKES = [
     (["ledger", "salvage"], "there is no ledger"),
     (["sandbox", "--port", "many"], "--port"),
     (["sandbox", "--port", "99999"], "--port"),
+    (["sandbox", "--host", "0.0.0.0"], "--allow-remote"),  # noqa: S104 - it is refused
+    (["sandbox", "--host", "shop.example"], "--allow-remote"),
 ]
 
 

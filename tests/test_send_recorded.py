@@ -929,6 +929,7 @@ async def test_an_intent_that_cannot_be_written(
         held = Held()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(throttle, "acquire", held.acquire)
+            patch.setattr(throttle, "acquire_now", lambda key: False)
             task = asyncio.ensure_future(session.send(ORDER, TEXT, ledger=ledger))
             await turning(held.reached.is_set)
             with locked(path):
