@@ -13,7 +13,9 @@ from attrs import frozen
 
 from sp_messaging_async.sandbox import Fault
 
-from .commands import Command, command  # noqa: F401 - a fixture
+from .commands import Command, command
+
+__all__ = ["command"]  # a fixture
 
 QUESTION = "confirmCustomizationDetails"
 # By the locale of the buyer: the marketplace, and how the template begins.
