@@ -40,6 +40,7 @@ if typing.TYPE_CHECKING:
         SessionClosed,
         Throttled,
         TransportError,
+        UnreadableFile,
         UnsupportedMediaType,
     )
     from .ledger import Ledger, LedgerRow
@@ -159,6 +160,7 @@ __all__ = [
     "Throttle",
     "Throttled",
     "TransportError",
+    "UnreadableFile",
     "UnsupportedMediaType",
     "UsagePlan",
     "send_all",

@@ -18,7 +18,14 @@ from pathlib import Path
 from attrs import evolve, field, frozen
 
 from . import wire
-from .errors import ApiError, CallContext, InvalidMessage, TransportError
+from .errors import (
+    ApiError,
+    CallContext,
+    Finding,
+    InvalidMessage,
+    TransportError,
+    UnreadableFile,
+)
 from .models import MAX_ATTACHMENT_BYTES, Attachment, LocalFile, UploadDestination, refuse
 from .operations import UPLOAD
 from .retry import RetryPolicy, Verdict, judge
@@ -66,10 +73,13 @@ class Files:
     """Reads files that many messages carry: each once, unless it has changed meanwhile.
 
     room: bytes of content kept at most; what finds none is read once more when it is put.
+    follows_links: False where paths were followed before, so that one which has become a link
+        leads elsewhere than was looked at.
     """
 
-    def __init__(self, room: int = 64 * 2**20) -> None:
+    def __init__(self, room: int = 64 * 2**20, *, follows_links: bool = True) -> None:
         self._room = self._left = room
+        self._follows_links = follows_links
         self._kept: OrderedDict[object, FileToUpload] = OrderedDict()
         # Who comes for a file that is being read waits for it. A lock for each would be many.
         self._locks = [asyncio.Lock() for _ in range(16)]
@@ -77,6 +87,7 @@ class Files:
     async def read(self, path: Path, file_name: str) -> FileToUpload:
         """A file, read without stalling the event loop. Raises InvalidMessage as `read` does."""
         async with self._locks[hash(path) % len(self._locks)]:
+            await asyncio.to_thread(_check_place, path, self._follows_links)
             version = await asyncio.to_thread(_version, path)
             if version not in self._kept:
                 file, content = await asyncio.to_thread(_read, file_name, path)
@@ -94,6 +105,15 @@ class Files:
         self._left -= len(content)
         self._kept[version] = evolve(file, source=content)
         return self._kept[version]
+
+
+def _check_place(path: Path, follows_links: bool) -> None:
+    try:
+        is_as_it_was = follows_links or path.resolve() == path
+    except (OSError, RuntimeError, ValueError) as error:
+        raise _unreadable(path, error) from None
+    if not is_as_it_was:
+        raise refuse("attachments", f"{path} leads elsewhere than when the list was read")
 
 
 def _version(path: Path) -> object:
@@ -163,13 +183,15 @@ def _unchanged(file: FileToUpload) -> bytes:
         return file.source
     content = _content(file.source)
     if _md5(content) != file.md5:
-        raise refuse("attachments", f"{file.name} was changed while it was being sent")
+        reason = f"{file.name} was changed while it was being sent"
+        raise UnreadableFile(Finding("attachments", reason))
     return content
 
 
-def _unreadable(path: Path, error: Exception) -> InvalidMessage:
+def _unreadable(path: Path, error: Exception) -> UnreadableFile:
     why = error.strerror if isinstance(error, OSError) else None
-    return refuse("attachments", f"{path} cannot be read: {why or type(error).__name__}")
+    reason = f"{path} cannot be read: {why or type(error).__name__}"
+    return UnreadableFile(Finding("attachments", reason))
 
 
 def _check_size(name: str, size: int) -> None:

@@ -2,6 +2,7 @@
 
 MessagingError
 ├── InvalidMessage            refused here, before anything was sent (also a ValueError)
+│   └── UnreadableFile        a file to attach could not be read (also a ValueError)
 ├── InvalidOrderList          a list of orders was refused before anything was sent (a ValueError)
 ├── ConfigurationError        credentials or endpoint are incomplete (also a ValueError)
 ├── LedgerError               the ledger refused or could not be used; nothing is sent without it
@@ -52,6 +53,7 @@ __all__ = [
     "SessionClosed",
     "Throttled",
     "TransportError",
+    "UnreadableFile",
     "UnsupportedMediaType",
 ]
 
@@ -107,6 +109,10 @@ class Problem:
     def __str__(self) -> str:
         place = f"line {self.line}" if self.column is None else f"line {self.line}:{self.column}"
         return f"{place}, {self.field}: {self.reason}"
+
+
+class UnreadableFile(InvalidMessage):
+    """A file to attach could not be read, or changed while it was; it may do later."""
 
 
 class InvalidOrderList(MessagingError, ValueError):

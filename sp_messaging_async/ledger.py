@@ -34,6 +34,7 @@ from .errors import (
     OutcomeUnknown,
     Throttled,
     TransportError,
+    UnreadableFile,
 )
 from .models import LocalFile, MessageRequest, MessageResponse
 from .operations import MESSAGING, Operation, by_request
@@ -208,6 +209,8 @@ def status_of(error: MessagingError) -> Literal["planned", "skipped", "rejected"
             return "planned"
         case ApiError() if wire.names_token(error):  # the seller's trouble, and not the message's
             return "planned"
+        case UnreadableFile():  # a drive that was away, most often, and no fault of the message's
+            return "planned"
         case ApiError() | InvalidMessage():
             return "rejected"
         case _:
@@ -340,8 +343,11 @@ class Enrolled:
     run: names this run.
     merged: rows of the list that repeated an earlier one.
     left_alone: how many are not sent, by the status that decides it.
-    some_left_alone: the first of them.
-    changed: how many of them differ from what was enrolled; some_changed: the first.
+    some_left_alone: the first of them, those last that this campaign sent.
+    changed: how many of them differ from what the row that decides it says, of whatever campaign;
+        some_changed: the first.
+    missing: how many messages a run with `again` has left, which keep rows of this list from being
+        sent again, and which the list does not name; first_missing: the order of one.
     """
 
     run: str
@@ -350,6 +356,8 @@ class Enrolled:
     some_left_alone: Sequence[LeftAlone]
     changed: int
     some_changed: Sequence[LeftAlone]
+    missing: int = 0
+    first_missing: str | None = None
 
 
 @frozen

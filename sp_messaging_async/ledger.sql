@@ -160,7 +160,8 @@ CREATE TEMP TABLE left_alone (
     amazon_order_id TEXT NOT NULL,
     operation TEXT NOT NULL,
     status TEXT NOT NULL,
-    campaign TEXT
+    campaign TEXT,
+    is_changed INTEGER NOT NULL -- 1: the list says something else than what decided it
 );
 
 -- stage
@@ -214,15 +215,6 @@ WHERE messages.amazon_order_id = staged.amazon_order_id
     AND messages.status IN ('sent', 'skipped', 'rejected', 'unknown')
     AND NOT EXISTS (SELECT 1 FROM runs WHERE id = messages.cycle AND ended_at IS NULL);
 
--- changed final rows
-SELECT staged.line, staged.amazon_order_id, staged.operation, messages.status, messages.campaign,
-    count(*) OVER () AS total
-FROM temp.staged AS staged
-JOIN messages ON messages.amazon_order_id = staged.amazon_order_id
-    AND messages.operation = staged.operation AND messages.campaign = :campaign
-WHERE messages.status != 'planned' AND messages.digest != staged.digest
-ORDER BY staged.line LIMIT :limit;
-
 -- change planned rows
 UPDATE messages SET content = staged.content, digest = staged.digest, account = staged.account,
     marketplace = staged.marketplace, changed_at = :now
@@ -267,7 +259,8 @@ WHERE messages.amazon_order_id = staged.amazon_order_id
 -- find left alone
 INSERT INTO temp.left_alone
 SELECT staged.line, staged.amazon_order_id, staged.operation,
-    coalesce(decided.status, 'sent') AS status, decided.campaign
+    coalesce(decided.status, 'sent') AS status, decided.campaign,
+    decided.digest IS NOT NULL AND decided.digest != staged.digest AS is_changed
 FROM temp.staged AS staged
 LEFT JOIN messages AS own ON own.amazon_order_id = staged.amazon_order_id
     AND own.operation = staged.operation AND own.campaign = :campaign
@@ -281,10 +274,22 @@ WHERE own.id IS NULL OR own.status != 'planned'
     OR (decided.id IS NOT NULL AND NOT own.repeats);
 
 -- left alone
-SELECT * FROM temp.left_alone ORDER BY line LIMIT :limit;
+SELECT line, amazon_order_id, operation, status, campaign FROM temp.left_alone
+ORDER BY status = 'sent' AND coalesce(campaign, :campaign) = :campaign, line LIMIT :limit;
+
+-- changed left alone
+SELECT line, amazon_order_id, operation, status, campaign, count(*) OVER () AS total
+FROM temp.left_alone WHERE is_changed ORDER BY line LIMIT :limit;
 
 -- count left alone
 SELECT status, count(*) AS number FROM temp.left_alone GROUP BY status;
+
+-- left of an earlier list
+SELECT amazon_order_id, operation, count(*) OVER () AS total FROM messages
+WHERE status = 'planned' AND campaign = :campaign AND run IS NOT :run AND cycle IN (
+    SELECT own.cycle FROM messages AS own JOIN runs ON runs.id = own.cycle
+    WHERE own.run = :run AND own.status != 'planned' AND runs.ended_at IS NULL)
+ORDER BY id LIMIT 1;
 
 -- staged number
 SELECT count(*) FROM temp.staged;

@@ -268,10 +268,19 @@ def by_request(request: object) -> Operation:
     return operation
 
 
+def _instead(name: str) -> str:
+    import difflib  # here, for it is seldom needed
+
+    lower = {known.lower(): row.name for known, row in _BY_ANY_NAME.items()}
+    close = difflib.get_close_matches(name.strip().lower(), lower, n=1, cutoff=0.85)
+    if close:
+        return f"did you mean {lower[close[0]]}?"
+    return f"give one of {', '.join(row.name for row in _SENDS)}"
+
+
 def named(name: str) -> Operation:
     """The operation of an Amazon name or its snake_case. Raises InvalidMessage if there is none."""
     operation = _BY_ANY_NAME.get(name.strip())
     if operation is None:
-        reason = f"{name!r} is no operation; give one of {', '.join(MESSAGING)}"
-        raise InvalidMessage(Finding("operation", reason))
+        raise InvalidMessage(Finding("operation", f"{name!r} is no operation; {_instead(name)}"))
     return operation

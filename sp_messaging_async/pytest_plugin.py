@@ -11,8 +11,9 @@ import asyncio
 import contextlib
 import socket
 import threading
-from collections.abc import Callable, Coroutine, Generator, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
@@ -21,11 +22,17 @@ if TYPE_CHECKING:
     from .marketplaces import Endpoint
     from .models import MessageRequest
     from .operations import UsagePlan
-    from .sandbox import Delivered, Faults, Sandbox
-    from .sandbox.orders import Orders
+    from .sandbox import Delivered, Fault, Sandbox
     from .session import MessagingSession
+    from .throttle import LocalThrottle
 
-__all__ = ["MessagingSandbox", "RealAmazonIsBlocked", "messaging_sandbox"]
+__all__ = [
+    "MessagingSandbox",
+    "RealAmazonIsBlocked",
+    "SandboxFaults",
+    "SandboxOrders",
+    "messaging_sandbox",
+]
 
 _FASTER_THAN_ANY = 1_000_000  # requests a second, and at once
 
@@ -61,31 +68,41 @@ class MessagingSandbox:
 
     url: scheme, host and port.
     endpoint: for a session's `endpoint`. One that is made without goes there too.
-    credentials: for a session. `Credentials.from_env()` gives some too.
+    credentials: for a session; the same that `Credentials.from_env()` gives.
     blocked: hosts of Amazon's that somebody tried to reach.
+    faults: what is to go wrong.
+    orders: what is known of orders.
+
+    Raises what kept the sandbox from starting.
     """
 
     def __init__(self) -> None:
         self.blocked: list[str] = []
-        self._started = threading.Event()
-        self._thread = threading.Thread(
-            target=lambda: asyncio.run(self._serve()), name="messaging_sandbox", daemon=True
-        )
+        self._thread = threading.Thread(target=self._run, name="messaging_sandbox", daemon=True)
+        self._started: Future[Sandbox] = Future()
         self._thread.start()
-        self._started.wait()
+        self._sandbox = self._started.result()
         self.url: str = self._sandbox.url
         self.endpoint: Endpoint = self._sandbox.endpoint
-        self.credentials: Credentials = self._sandbox.credentials
+        self.credentials = _credentials(self.environment())
+        self.faults = SandboxFaults(self)
+        self.orders = SandboxOrders(self)
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._serve())
+        except BaseException as error:
+            if self._started.done():
+                raise
+            self._started.set_exception(error)
 
     async def _serve(self) -> None:
-        from .operations import OPERATIONS, UsagePlan
         from .sandbox import Sandbox
 
         self._loop = asyncio.get_running_loop()
         self._closed = asyncio.Event()
-        fast = dict.fromkeys(OPERATIONS, UsagePlan(_FASTER_THAN_ANY, _FASTER_THAN_ANY))
-        async with Sandbox(plans=fast) as self._sandbox:
-            self._started.set()
+        async with Sandbox(plans=_fast()) as sandbox:
+            self._started.set_result(sandbox)
             await self._closed.wait()
 
     def close(self) -> None:
@@ -96,14 +113,7 @@ class MessagingSandbox:
 
     def environment(self) -> dict[str, str]:
         """The variables that lead a client to it."""
-        return {
-            "SP_MESSAGING_API_URL": self.endpoint.api_url,
-            "SP_MESSAGING_TOKEN_URL": self.endpoint.token_url,
-            "LWA_APP_ID": self.credentials.client_id,
-            "LWA_CLIENT_SECRET": self.credentials.client_secret,
-            "SP_API_REFRESH_TOKEN": self.credentials.refresh_token,
-            "SP_API_DEFAULT_MARKETPLACE": "US",
-        }
+        return self._sandbox.environment()
 
     def session(self, **arguments: Any) -> MessagingSession:
         """A `MessagingSession` on it, for marketplace US; to be closed by whoever asked for it.
@@ -124,16 +134,6 @@ class MessagingSandbox:
     def delivered_to(self, amazon_order_id: str) -> list[MessageRequest]:
         """What the buyer of an order was sent, in order."""
         return [each.request for each in self.delivered if each.amazon_order_id == amazon_order_id]
-
-    @property
-    def faults(self) -> Faults:
-        """What is to go wrong: `add`, `add_chance` and `clear`, as of a `Sandbox`."""
-        return cast("Faults", _Elsewhere(self, "faults"))
-
-    @property
-    def orders(self) -> Orders:
-        """What is known of orders: `set`, as of a `Sandbox`."""
-        return cast("Orders", _Elsewhere(self, "orders"))
 
     @contextlib.contextmanager
     def down(self) -> Iterator[None]:
@@ -180,32 +180,83 @@ class MessagingSandbox:
         return asyncio.run_coroutine_threadsafe(work(), self._loop).result()
 
 
-class _Elsewhere:
-    """Something of the sandbox's, whose methods are called in the sandbox's thread."""
+class SandboxFaults:
+    """What is to go wrong in a `MessagingSandbox`; as `Faults`, but for any thread."""
 
-    def __init__(self, sandbox: MessagingSandbox, name: str) -> None:
-        self._sandbox = sandbox
-        self._name = name
+    def __init__(self, local: MessagingSandbox) -> None:
+        self._local = local
 
-    def __getattr__(self, method: str) -> Any:
-        def found(sandbox: Sandbox) -> Any:
-            return getattr(getattr(sandbox, self._name), method)
+    def add(
+        self, *faults: Fault, operation: str | None = None, amazon_order_id: str | None = None
+    ) -> None:
+        """Let the next requests fail, one fault each, in this order.
 
-        value = self._sandbox._do(found)
-        if not callable(value):
-            return value
-        return lambda *given, **named: self._sandbox._do(lambda _: value(*given, **named))
+        operation: Amazon's name of the only operation meant, "token" for Login with Amazon, or
+            "upload" for the PUT of a file; all 13 operations of messaging unless given.
+        amazon_order_id: the only order meant.
+
+        Raises ValueError for a name that is no operation.
+        """
+        only = {"operation": operation, "amazon_order_id": amazon_order_id}
+        self._local._do(lambda sandbox: sandbox.faults.add(*faults, **only))
+
+    def add_chance(self, fault: Fault, probability: float, *, operation: str | None = None) -> None:
+        """Let any request fail with a probability from 0 to 1, from now on.
+
+        operation: as with `add`. Raises ValueError for a name that is no operation, or a number
+            that is no probability.
+        """
+        self._local._do(
+            lambda sandbox: sandbox.faults.add_chance(fault, probability, operation=operation)
+        )
+
+    def clear(self) -> None:
+        """Forget those that have not struck, and what was left to chance."""
+        self._local._do(lambda sandbox: sandbox.faults.clear())
 
     def __len__(self) -> int:
-        return int(self._sandbox._do(lambda sandbox: len(getattr(sandbox, self._name))))
+        return self._local._do(lambda sandbox: len(sandbox.faults))
 
 
-def _tireless() -> Any:
+class SandboxOrders:
+    """What is known of orders in a `MessagingSandbox`; as `Orders`, but for any thread."""
+
+    def __init__(self, local: MessagingSandbox) -> None:
+        self._local = local
+
+    def set(
+        self,
+        amazon_order_id: str,
+        *,
+        locale: str | None = None,
+        available: Iterable[str] | None = None,
+    ) -> None:
+        """Say what is so of an order, in place of what was said before.
+
+        available: Amazon's names of the operations that may be sent, all unless given. Raises
+            ValueError for a name that is none of them.
+        """
+        named = {} if available is None else {"available": list(available)}
+        self._local._do(lambda sandbox: sandbox.orders.set(amazon_order_id, locale=locale, **named))
+
+
+def _credentials(environment: dict[str, str]) -> Credentials:
+    from .credentials import Credentials
+
+    names = ("LWA_APP_ID", "LWA_CLIENT_SECRET", "SP_API_REFRESH_TOKEN")
+    return Credentials(*(environment[name] for name in names))
+
+
+def _fast() -> dict[str, UsagePlan]:
     from .operations import OPERATIONS, UsagePlan
+
+    return dict.fromkeys(OPERATIONS, UsagePlan(_FASTER_THAN_ANY, _FASTER_THAN_ANY))
+
+
+def _tireless() -> LocalThrottle:
     from .throttle import LocalThrottle
 
-    fast = UsagePlan(_FASTER_THAN_ANY, _FASTER_THAN_ANY)
-    return LocalThrottle(dict.fromkeys(OPERATIONS, fast), headroom=0)
+    return LocalThrottle(_fast(), headroom=0)
 
 
 def _blocking(getaddrinfo: Callable[..., Any], blocked: list[str]) -> Callable[..., Any]:

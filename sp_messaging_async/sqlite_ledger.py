@@ -370,19 +370,24 @@ def _merge(database: _Database, campaign: str, again: bool) -> Enrolled:
     if again:
         database.run("reopen", campaign=campaign, run=run)
         database.run("permit repeats", campaign=campaign)
-    changed = list(database.run("changed final rows", campaign=campaign, limit=_SAMPLE))
     database.run("change planned rows", campaign=campaign)
     database.run("plan new rows", campaign=campaign, again=again, run=run)
     database.run("claim for run", campaign=campaign, run=run)
     database.run("begin merging")
     database.run("find left alone", campaign=campaign)
+    left_alone = database.run("left alone", campaign=campaign, limit=_SAMPLE)
+    changed = list(database.run("changed left alone", limit=_SAMPLE))
+    values = {"campaign": campaign, "run": run}
+    missing = database.run("left of an earlier list", **values).fetchone() if again else None
     return Enrolled(
         run=run,
         merged=merged,
         left_alone=dict(map(tuple, database.run("count left alone"))),
-        some_left_alone=[LeftAlone(*row) for row in database.run("left alone", limit=_SAMPLE)],
+        some_left_alone=[LeftAlone(*row) for row in left_alone],
         changed=changed[0]["total"] if changed else 0,
         some_changed=[LeftAlone(*row[:5]) for row in changed],
+        missing=missing["total"] if missing else 0,
+        first_missing=missing["amazon_order_id"] if missing else None,
     )
 
 

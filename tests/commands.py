@@ -18,7 +18,6 @@ from typing import Any, Self
 
 import pytest
 from attrs import field, frozen
-from rich.console import Console
 
 from sp_messaging_async import cli
 from sp_messaging_async.cli import terminal
@@ -84,8 +83,8 @@ class Command:
             for name, value in {**self.environment(), **variables}.items():
                 patch.setenv(name, value)
             patch.chdir(self.folder)
-            patch.setattr(terminal, "out", Console(width=200))
-            patch.setattr(terminal, "err", Console(width=200, stderr=True, soft_wrap=True))
+            patch.setattr(terminal, "out", terminal.Terminal(width=200))
+            patch.setattr(terminal, "err", terminal.Terminal(width=200, stderr=True))
             status = cli.run(words)
         output, errors = self.capsys.readouterr()
         return status, checked(output), checked(errors)
@@ -104,18 +103,25 @@ class Command:
         return done.returncode, checked(done.stdout.decode())
 
     def started(
-        self, *words: str, errors: int = subprocess.STDOUT, **variables: str
+        self,
+        *words: str,
+        output: int = subprocess.PIPE,
+        errors: int = subprocess.STDOUT,
+        ignores_sigint: bool = False,
+        **variables: str,
     ) -> AbstractContextManager[Process]:
         """A process of its own that goes on meanwhile.
 
-        errors: where its standard error goes, as subprocess says it.
+        output, errors: where its standard output and error go, as subprocess says it.
+        ignores_sigint: as a script has it of what it begins with &.
         """
         return Process.of(
             *words,
             **self.setting(**variables),
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=output,
             stderr=errors,
+            preexec_fn=_ignore_sigint if ignores_sigint else None,
         )
 
     @contextmanager
@@ -183,6 +189,10 @@ class Command:
     def statuses(self, *words: str) -> dict[str, str]:
         """The status of each order."""
         return {found["order_id"]: found["status"] for found in self.report(*words)["rows"]}
+
+
+def _ignore_sigint() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def checked(text: str) -> str:

@@ -59,19 +59,25 @@ def _section(
     if own:
         yield ""
         yield from _table(own)
-    taken = {each.name for each in arguments if not _is_own(each)}
+    taken: dict[str, set[str]] = {}
+    for each in arguments:
+        taken.setdefault(_group(each), set()).add(each.name)
     groups = [
-        _whole_or_part(name, options, taken)
+        _whole_or_part(name, options, taken[name])
         for name, options in shared.items()
-        if taken & options.keys()
+        if name in taken
     ]
     if groups:
         yield f"\nIt also takes the options of {', '.join(groups)}."
 
 
 def _whole_or_part(name: str, options: dict[str, Argument], taken: set[str]) -> str:
+    some = [f"`{option}`" for option in options if option in taken]
     missing = [f"`{option}`" for option in options if option not in taken]
-    return f"“{name}”" + (f" (not {', '.join(missing)})" if missing else "")
+    if not missing:
+        return f"“{name}”"
+    which = f"only {', '.join(some)}" if len(some) < len(missing) else f"not {', '.join(missing)}"
+    return f"“{name}” ({which})"
 
 
 def _group(argument: Argument) -> str:

@@ -32,6 +32,7 @@ from sp_messaging_async import (
     RetryPolicy,
     SQLiteLedger,
     TransportError,
+    UnreadableFile,
     UsagePlan,
 )
 from sp_messaging_async.bulk.campaign import CampaignRun, enrol
@@ -867,3 +868,61 @@ def test_a_run_takes_as_long_as_its_slower_plan(
     slower, faster = sorted((look_ups, sends))
     expected = (number - 1) / slower
     assert expected - 1 <= run_virtually(seconds()) <= expected + 2 / faster + EXCHANGE
+
+
+FILES = "createLegalDisclosure"
+
+
+@pytest.fixture
+async def filed(campaign: Campaign) -> Campaign:
+    """A campaign of 40 messages, each with a file of its own in a folder beside the list."""
+    folder = campaign.path.parent / "files"
+    folder.mkdir()
+    lines = ["order_id,operation,attachments"]
+    for number in range(40):
+        (folder / f"{number}.txt").write_text(f"content of {number}")
+        lines.append(f"{order(number)},{FILES},files/{number}.txt")
+    campaign.path.write_text("\n".join(lines))
+    return campaign
+
+
+async def test_a_folder_that_goes_away(filed: Campaign, session: MessagingSession) -> None:
+    """Nothing is rejected for it: the seller stops, and the same list goes on when it is back."""
+    folder = filed.path.parent / "files"
+    enrolled = await filed.enrol()
+    folder.rename(folder.with_name("gone"))
+    run = CampaignRun(filed.ledger, enrolled.run, {"default": session})
+    async with run.outcomes() as outcomes:
+        assert [outcome async for outcome in outcomes] == []
+    assert await filed.ledger.counts() == {"planned": 40}
+    assert isinstance(run.unsent["default"], UnreadableFile)
+    folder.with_name("gone").rename(folder)
+    await filed.send(session)
+    assert await filed.ledger.counts() == {"sent": 40}
+    assert set(filed.delivered().values()) == {1}
+
+
+@pytest.mark.parametrize("what", ["file", "folder"])
+async def test_a_path_that_became_a_link(
+    filed: Campaign, session: MessagingSession, tmp_path_factory: pytest.TempPathFactory, what: str
+) -> None:
+    """What it leads to now was not looked at when the list was read, and reaches no buyer."""
+    folder, other = filed.path.parent / "files", tmp_path_factory.mktemp("other")
+    for number in range(40):
+        (other / f"{number}.txt").write_text("a secret")
+    enrolled = await filed.enrol()
+    if what == "folder":
+        folder.rename(folder.with_name("gone"))
+        folder.symlink_to(other)
+    else:
+        (folder / "7.txt").unlink()
+        (folder / "7.txt").symlink_to(other / "7.txt")
+    run = CampaignRun(filed.ledger, enrolled.run, {"default": session})
+    async with run.outcomes() as outcomes:
+        found = {each.message.amazon_order_id: each async for each in outcomes}
+    refused = [order(7)] if what == "file" else [order(number) for number in range(40)]
+    assert sorted(key for key, each in found.items() if each.status == "rejected") == refused
+    assert "leads elsewhere" in str(found[order(7)].error)
+    sent = [file.content for each in filed.sandbox.delivered for file in each.files]
+    assert b"a secret" not in sent
+    assert len(sent) == 40 - len(refused)

@@ -647,7 +647,9 @@ def test_values_keep_their_kind_where_no_text_is_asked_for(tmp_path: Path, value
     assert isinstance(row, Row)
     assert row.value("a") == value
     if value is not None:
-        with pytest.raises(InvalidMessage, match=f"a: is a {type(value).__name__}; give text"):
+        with pytest.raises(
+            InvalidMessage, match=r"a: is (a number|a list|true or false); give text"
+        ):
             row.text("a")
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import csv
+import errno
 import io
 import json
 import os
@@ -22,6 +24,7 @@ from rich.console import Console
 
 from sp_messaging_async import cli, operations
 from sp_messaging_async.bulk.progress import Tally, Watch
+from sp_messaging_async.cli import records
 from sp_messaging_async.operations import OPERATIONS
 from sp_messaging_async.sandbox import Fault
 
@@ -41,6 +44,9 @@ from .commands import (
 )
 
 __all__ = ["command"]  # a fixture
+
+FULL = Path("/dev/full")
+full_disk = pytest.mark.skipif(not FULL.exists(), reason="only Linux has such a device")
 
 # What it is
 
@@ -149,6 +155,12 @@ MISTAKES = [
     (["ledger", "list", "--status", "lost"], "--status"),
     (["ledger", "resolve", "1"], "ORDER OPERATION"),
     (["ledger", "resolve", "1", NAME, "perhaps"], "perhaps"),
+    (["ledger", "resolve", "1", "--from-csv", "orders.csv"], "in place of all three"),
+    (["ledger", "resolve", "1", NAME, "sent", "--from-csv", "orders.csv"], "in place of all"),
+    (["report", "--show-text"], "--show-text is not for --format table; give json or csv"),
+    (["report", "--show-text", "--format", "html"], "--show-text is not for --format html"),
+    (["preview", "orders.csv", "--verbose"], "--verbose"),
+    (["preview", "orders.csv", "--limit", "0"], "--limit 0 is too few; give 1 or more"),
     (["ledger", "resolve", "--from-csv", "none.csv"], "none.csv"),
     (["ledger", "purge"], "--older-than"),
     (["ledger", "purge", "--older-than", "soon", "--ledger", "orders.csv"], "30d"),
@@ -272,9 +284,9 @@ def test_an_edited_list(command: Command) -> None:
     (first,) = command.delivered()
     command.write(HEADER + row(1, "honey") + row(2, "honey") + row(3, "honey"))
     status, output = command("bulk", orders)
-    assert status == 0
-    assert "1 row differs from what was enrolled, and changes nothing any more:" in output
-    assert f"{NAME} for {first}: sent" in output
+    assert status == 1
+    assert "1 row differs from what was sent, and is not sent; --again sends it:" in output
+    assert f"{NAME} for {first}: sent\n" in output
     texts = {d.amazon_order_id: getattr(d.request, "text", "") for d in command.sandbox.delivered}
     assert texts == {order(n): "honey" for n in (1, 2, 3)} | {first: TEXT}
 
@@ -289,6 +301,56 @@ def test_campaigns(command: Command) -> None:
     assert command.delivered() == [order(1)]
     assert len(command.report("--campaign", "first")["rows"]) == 1
     assert command.report("--campaign", "second") == {"counts": {}, "rows": []}
+
+
+def test_other_words_than_another_campaigns(command: Command) -> None:
+    """A row that differs from what another campaign sent is insisted on, and the status is 1."""
+    command("bulk", command.write(HEADER + row(1) + row(2)))
+    orders = command.write(HEADER + row(1, "honey") + row(2))
+    words = ("bulk", orders, "--campaign", "second")
+    status, output = command(*words, "--quiet")
+    assert status == 1
+    assert output == (
+        "1 row differs from what was sent (in campaign 'default'), and is not sent; --again sends "
+        f"it:\n  line 2: {NAME} for {order(1)}: sent in campaign 'default'\n"
+    )
+    assert command(*words, "--again")[0] == 0
+    assert len(command.sandbox.delivered) == 4
+
+
+def test_other_words_than_those_of_unknown_outcome(command: Command) -> None:
+    """A changed row whose message may have been sent is not told to be sent with --again."""
+    command.write(HEADER + row(1, "honey"), unknown(command, 1))
+    status, output = command("bulk", "orders.csv", "--quiet")
+    assert status == 3
+    assert "1 row differs from what was recorded, and is not sent:\n" in output
+    assert "--again" not in output
+
+
+def test_what_was_sent_as_it_is_makes_no_lines(command: Command) -> None:
+    """Rows that the same campaign sent, unchanged, are counted and not named."""
+    orders = command.write(HEADER + row(1) + row(2))
+    command("bulk", orders)
+    left_alone = "left alone, by what the ledger knows: 2 sent\nnothing left to send\n"
+    assert command("bulk", orders) == (0, left_alone)
+
+
+def test_again_with_a_shorter_list(command: Command) -> None:
+    """What a run with --again has left and the list does not name is told; nothing goes twice."""
+    whole = command.write(HEADER + row(1) + row(2), "whole.csv")
+    command("bulk", whole)
+    assert command("bulk", whole, "--again", "--limit", "1")[0] == 4
+    sent = [each.amazon_order_id for each in command.sandbox.delivered][-1]
+    ((number, missing),) = [(n, order(3 - n)) for n in (1, 2) if order(n) == sent]
+    for words in (["--again"], ["--again", "--quiet"]):
+        status, output = command("bulk", command.write(HEADER + row(number)), *words)
+        assert status == 4
+        assert "nothing left to send" not in output
+        assert f"1 message left that this list does not name (order {missing})" in output
+        assert "put it back, or use another --campaign" in output
+    assert len(command.sandbox.delivered) == 3
+    assert command("bulk", whole, "--again")[0] == 0
+    assert command.delivered() == [order(1), order(1), order(2), order(2)]
 
 
 def test_again(command: Command) -> None:
@@ -333,6 +395,42 @@ def test_a_limit_leaves_the_rest(command: Command) -> None:
     assert "3 messages were not sent; the same command again sends what is left" in output
     assert command("bulk", orders)[0] == 0
     assert command.delivered() == [order(number) for number in range(5)]
+
+
+def test_a_limit_is_what_is_shown(command: Command) -> None:
+    """The table and the time are of what the limit lets go, of which the lanes take turns."""
+    second = f"{order(9)},createConfirmOrderDetails,{TEXT}\n"
+    orders = command.write(HEADER + "".join(map(row, range(100, 200))) + second)
+    status, output = command("bulk", orders, "--dry-run", "--limit", "66")
+    assert status == 0
+    assert re.search(rf"default │ {NAME} +│ 65 +│ 1:01", output)
+    assert re.search(r"default │ createConfirmOrderDetails +│ 1 +│ 0:00", output)
+    assert "66 messages, 1:01 by the usage plans" in output
+    output = command("bulk", orders, "--limit", "1", **ANYWHERE)[1]
+    assert re.search(r"default │ createConfirmOrderDetails +│ 1 +│ 0:00", output)
+    assert NAME not in output.split("marketplaces")[0]
+
+
+def test_look_ups_are_in_the_time_by_plan(command: Command) -> None:
+    """The time that is shown of an operation is with its look-ups, which lanes share."""
+    second = "".join(f"{order(n)},createConfirmOrderDetails,{TEXT}\n" for n in range(35))
+    orders = command.write(HEADER + "".join(map(row, range(35))) + second)
+    _, output = command("bulk", orders, "--dry-run", "--check-actions")
+    assert len(re.findall(r"│ 35 +│ 1:06", output)) == 2
+    assert "70 messages, 1:06 by the usage plans" in output
+
+
+@pytest.mark.parametrize("name", ["bulk", "preview"])
+@pytest.mark.parametrize(
+    ("content", "list_"), [(HEADER, "orders.csv"), ("", "orders.jsonl")], ids=["CSV", "JSON Lines"]
+)
+def test_a_list_without_rows(command: Command, name: str, content: str, list_: str) -> None:
+    """A list that holds nothing is told as such, and the status is 1."""
+    expected = (1, "the list has no rows\n")
+    assert command(name, command.write(content, list_)) == expected
+    if name == "bulk":
+        assert command(name, list_, "--quiet") == expected
+        assert command(name, list_, "--dry-run") == expected
 
 
 def test_problems_are_told_together(command: Command) -> None:
@@ -391,7 +489,7 @@ def test_a_dry_run_does_nothing(command: Command) -> None:
     second = "".join(f"{order(n)},createConfirmOrderDetails,{TEXT}\n" for n in range(5))
     orders = command.write(HEADER + "".join(map(row, range(65))) + second)
     status, output = command("bulk", orders, "--dry-run", LWA_APP_ID="")
-    assert status == 0
+    assert status == 2, "there are no credentials"
     assert re.search(rf"default │ {NAME} +│ 65 +│ 1:01", output)
     assert re.search(r"default │ createConfirmOrderDetails +│ 5 +│ 0:01", output)
     assert "70 messages, 1:01 by the usage plans; nothing was sent" in output
@@ -671,6 +769,40 @@ def test_ctrl_c_tells_how_to_resume(command: Command) -> None:
     assert command.delivered() == []
 
 
+@unix
+def test_sigterm_stops_what_a_script_began(command: Command) -> None:
+    """Where a script's & has SIGINT ignored, SIGTERM stops as Ctrl-C does; twice stops at once."""
+    command.sandbox.plans.change(NAME, OPERATIONS[NAME].plan)
+    orders = command.write(HEADER + "".join(map(row, range(50))))
+    words = ("bulk", orders, "--format", "jsonl")
+    with command.started(*words, ignores_sigint=True) as process:
+        process.until('"sent"')
+        process.popen.send_signal(signal.SIGINT)
+        process.until('"sent"', 3)
+        process.popen.send_signal(signal.SIGTERM)
+        status, output = process.end()
+    assert status == 4
+    assert output.count("stopping: exchanges in flight end first") == 1
+    assert output.count('"sent"') == len(command.sandbox.delivered)
+    command.sandbox.faults.add(Fault.HANG)
+    with command.started(*words, ignores_sigint=True) as process:
+        _reached(command)
+        process.popen.send_signal(signal.SIGTERM)
+        process.until("stopping: ")
+        process.popen.send_signal(signal.SIGTERM)
+        assert process.end(10)[0] == 4
+
+
+def test_a_cancelled_command_is_a_stopped_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cancellation that comes before there is a run ends the command with the status 4."""
+
+    def cancelled(*words: object, **options: object) -> None:
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(sys.modules["sp_messaging_async.cli.app"], "app", cancelled)
+    assert cli.run([]) == 4
+
+
 def _reached(command: Command) -> None:
     """Wait until every fault was taken."""
     ends = time.monotonic() + PATIENCE
@@ -772,6 +904,14 @@ def test_answers_from_a_file(command: Command) -> None:
     assert command("ledger", "resolve", "--from-csv", answers)[0] == 1
     assert command("bulk", orders)[0] == 0
     assert command.delivered() == [order(2)]
+
+
+def test_a_file_without_answers(command: Command) -> None:
+    """It is told, and the status is 1."""
+    unknown(command, 1)
+    answers = command.write("order_id,operation,outcome\n", "answers.csv")
+    expected = (1, "answers.csv has no rows\n")
+    assert command("ledger", "resolve", "--from-csv", answers) == expected
 
 
 @pytest.mark.parametrize(
@@ -909,12 +1049,43 @@ def test_a_report_spares_its_ledger(reported: Command) -> None:
     assert Path(os.devnull).stat().st_mode == mode
 
 
-@pytest.mark.parametrize("output", [".", "none/there", "orders.csv/report"])
+@unix
+@pytest.mark.parametrize("output", [".", "none/there", "orders.csv/report", "loop"])
 def test_a_report_that_cannot_be_written(reported: Command, output: str) -> None:
     """It is told in a line that names the file."""
+    (reported.folder / "loop").symlink_to("loop")
     status, printed, errors = reported.apart("report", "--output", output)
     assert (status, printed) == (2, "")
+    assert errors.startswith("the report cannot be written: ")
     assert errors.endswith(f": {output}\n")
+
+
+def test_a_report_that_fails_spares_an_older_one(
+    reported: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until all of a report is written, the file holds what it held, and nothing is beside it."""
+
+    async def full(rows: object, file: io.StringIO, **options: object) -> None:
+        file.write("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(records, "write_html", full)
+    reported.write("older", "report.html")
+    before = sorted(reported.folder.iterdir())
+    status, output = reported("report", "--format", "html", "--output", "report.html")
+    expected = "the report cannot be written: No space left on device: report.html\n"
+    assert (status, output) == (2, expected)
+    assert (reported.folder / "report.html").read_text() == "older"
+    assert sorted(reported.folder.iterdir()) == before
+
+
+@unix
+def test_a_report_by_a_link(reported: Command) -> None:
+    """A link stays one, and what it leads to is written."""
+    (reported.folder / "link").symlink_to("report.csv")
+    assert reported("report", "--format", "csv", "--output", "link") == (0, "")
+    assert (reported.folder / "link").is_symlink()
+    assert "order_id" in (reported.folder / "report.csv").read_text()
 
 
 def test_text_is_shown_if_asked_for(command: Command) -> None:
@@ -946,6 +1117,76 @@ def test_output_that_nobody_reads(reported: Command) -> None:
     os.close(theirs)
     assert done.returncode != 0
     assert len(checked(done.stderr).splitlines()) <= 1
+
+
+RESULTS = ("bulk", "orders.csv", "--format", "jsonl")
+
+
+@unix
+def test_results_that_nobody_reads(command: Command) -> None:
+    """Where nobody takes the outcomes, the run stops as with Ctrl-C, and says why."""
+    command.sandbox.plans.change(NAME, OPERATIONS[NAME].plan)
+    command.write(HEADER + "".join(map(row, range(50))))
+    with command.started(*RESULTS, errors=subprocess.PIPE) as process:
+        process.until('"sent"')
+        assert process.popen.stdout is not None
+        process.popen.stdout.close()
+        _, errors = process.popen.communicate(timeout=PATIENCE)
+    assert process.popen.returncode == 4
+    told = checked(errors.decode())
+    assert told.count("standard output was closed; exchanges in flight end, and no more begin") == 1
+    sent = command.report()["counts"]["sent"]
+    assert sent == len(command.sandbox.delivered) < 50
+    assert command.report()["counts"] == {"planned": 50 - sent, "sent": sent}
+
+
+@full_disk
+def test_results_that_no_disk_takes(command: Command) -> None:
+    """A full disk stops a run, too, though nothing was left of it; unknown ones have their say."""
+    command.write(HEADER + row(1))
+    for expected, fault in ((4, []), (3, [Fault.UNAVAILABLE])):
+        command.sandbox.faults.add(*fault)
+        with FULL.open("wb") as output:
+            words = (*RESULTS, "--again")
+            with command.started(*words, output=output.fileno(), errors=subprocess.PIPE) as process:
+                _, errors = process.popen.communicate(timeout=PATIENCE)
+        assert process.popen.returncode == expected
+        assert "standard output takes no more (No space left on device)" in checked(errors.decode())
+
+
+@unix
+@pytest.mark.parametrize("how", ["closed", pytest.param("full", marks=full_disk)])
+def test_a_run_that_nobody_watches(command: Command, how: str) -> None:
+    """A run whose words nobody takes goes on without a word, and its status is the run's."""
+    orders = command.write(HEADER + row(1) + row(2))
+    ours, theirs = os.pipe()
+    os.close(ours)
+    output = FULL.open("wb") if how == "full" else os.fdopen(theirs, "wb")
+    with (
+        output,
+        command.started("bulk", orders, output=output.fileno(), errors=subprocess.PIPE) as process,
+    ):
+        _, errors = process.popen.communicate(timeout=PATIENCE)
+    assert (process.popen.returncode, errors) == (0, b"")
+    assert command.delivered() == [order(1), order(2)]
+
+
+@full_disk
+def test_other_output_that_no_disk_takes(command: Command) -> None:
+    """What was asked for and cannot be written is a failure."""
+    with FULL.open("wb") as output:
+        words = ("operations",)
+        with command.started(*words, output=output.fileno(), errors=subprocess.PIPE) as process:
+            _, errors = process.popen.communicate(timeout=PATIENCE)
+    assert process.popen.returncode == 2
+    assert checked(errors.decode()) == "No space left on device\n"
+
+
+def test_no_table_is_cut_where_there_is_no_terminal(command: Command) -> None:
+    """Each operation has one line, however long it is, with all that is to be said of it."""
+    status, output = command.process("actions", order(1), COLUMNS="40")
+    assert status == 0
+    assert len(re.findall(r"^│ \w+ +│ [\w, ]+ │ +│$", output, re.MULTILINE)) == 11
 
 
 # What stays

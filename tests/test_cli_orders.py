@@ -8,13 +8,22 @@ import json
 import re
 import signal
 import subprocess
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from sp_messaging_async import CreateUnexpectedProblemRequest, MessagingSession
-from sp_messaging_async.cli import options, orders
+from sp_messaging_async import (
+    CreateUnexpectedProblemRequest,
+    Message,
+    MessagingError,
+    MessagingSession,
+    Outcome,
+    TransportError,
+)
+from sp_messaging_async.cli import exchanges, lists, options, orders, terminal
+from sp_messaging_async.errors import CallContext
 from sp_messaging_async.operations import OPERATIONS
 from sp_messaging_async.sandbox import Fault
 from sp_messaging_async.sandbox.uploads import Uploads
@@ -455,6 +464,29 @@ def test_verbose_shows_every_exchange(command: Command) -> None:
     assert "canary" not in errors
 
 
+@pytest.mark.parametrize("content", ['{"text": "canary", "other": "canary"}', "42", "[1]"])
+def test_verbose_shows_no_file(command: Command, content: str) -> None:
+    """A file that happens to be JSON is sent, and shown by its size alone."""
+    command.write(content, "notes.txt")
+    words = ("confirmCustomizationDetails", ORDER, "--text", TEXT, "--attach", "notes.txt")
+    status, output, errors = command.apart("send", *words, "--verbose")
+    assert (status, output) == (0, "sent\n")
+    assert f"?… ({len(content)} bytes) → 200" in errors
+    assert "canary" not in errors
+
+
+async def test_verbose_fails_no_exchange(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot be told, as on a standard error that is full, is no failure of the exchange."""
+
+    def full(text: str) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(terminal, "tell", full)
+    http = exchanges.traced(exchanges.telling())
+    async with http, http.get(command.sandbox.url) as answer:
+        assert answer.status == 200
+
+
 def test_verbose_shows_what_fails(command: Command) -> None:
     """A refusal is shown with Amazon's errors, and an answer that never came by its kind."""
     command.sandbox.faults.add(Fault.DENIED, Fault.DROPPED)
@@ -527,7 +559,6 @@ def test_preview(command: Command) -> None:
     assert f"{NAME} for order {order(1)}\n  text 1\n" in output
     assert output.endswith("\n5 messages in all; nothing was sent\n")
     assert "text 5" in offline(command, "preview", listed, "--limit", "9")[1]
-    assert offline(command, "preview", listed, "--limit", "0")[1].startswith("5 messages in all")
 
 
 def test_preview_of_every_language(command: Command) -> None:
@@ -721,23 +752,105 @@ def test_quiet(command: Command) -> None:
     assert command("bulk", listed, "--quiet") == (0, "")
     command.sandbox.orders.set(order(3), available=["createWarranty"])
     status, output = command("bulk", command.write(HEADER + row(3) + row(4)), "--quiet")
-    assert (status, len(output.splitlines())) == (1, 1)
-    assert output.startswith("skipped: ")
-    assert output.endswith("; available now: createWarranty\n")
+    assert status == 1
+    assert re.fullmatch(rf"skipped: .*\norder {order(3)}: available now: createWarranty\n", output)
 
 
 def test_skipped_ones_name_what_is_available(command: Command) -> None:
-    """Each message that is not available is named with the kinds that are, or that none is."""
+    """After all reasons, the kinds that are available are named, or that none is."""
     command.sandbox.orders.set(order(1), available=["createWarranty", "sendInvoice"])
     command.sandbox.orders.set(order(2), available=[])
     status, output = command("bulk", command.write(HEADER + row(1) + row(2) + row(3)))
     assert (status, command.delivered()) == (1, [order(3)])
-    assert re.search(
-        rf"^skipped: .*{order(1)}.*; available now: createWarranty, sendInvoice$",
-        output,
-        re.MULTILINE,
-    )
-    assert re.search(rf"^skipped: .*{order(2)}.*; available now: none$", output, re.MULTILINE)
+    lines = output.splitlines()
+    assert [line.partition(":")[0] for line in lines[-4:-2]] == ["skipped", "skipped"]
+    assert sorted(lines[-2:]) == [
+        f"order {order(1)}: available now: createWarranty, sendInvoice",
+        f"order {order(2)}: available now: none",
+    ]
+
+
+def test_many_skipped_ones(command: Command) -> None:
+    """Amazon is asked about five; the rest is told where to look, with the options it needs."""
+    for number in range(25):
+        command.sandbox.orders.set(order(number), available=["createWarranty"])
+    # Only from what it took does Amazon's rate become known.
+    listed = command.write(HEADER + row(99) + "".join(map(row, range(25))))
+    words = ("--ledger", "my ledger", "--campaign", "spring")
+    status, output = command("bulk", listed, *words)
+    assert status == 1
+    assert len(re.findall(rf"^skipped: {NAME} for order", output, re.MULTILINE)) == 20
+    listing = "sp-messaging ledger list --status skipped --ledger 'my ledger' --campaign spring"
+    assert f"\nand 5 more skipped; see {listing}\n" in output
+    assert output.count("available now: createWarranty") == 5
+    assert output.endswith("\nwhat is available for an order: sp-messaging actions ORDER\n")
+
+
+def test_an_outcome_names_its_message() -> None:
+    """Whatever the reason says, operation and order stand before it, and not twice."""
+    message = Message(ORDER, CreateUnexpectedProblemRequest("text"))
+    context = CallContext(NAME, ORDER, 2)
+    known = TransportError("no answer", write_began=False)
+    known.context = context
+    for error, reason in (
+        (
+            MessagingError("it was sent meanwhile"),
+            f"{NAME} for order {ORDER}: it was sent meanwhile",
+        ),
+        (known, f"{NAME} for order {ORDER}, attempt 2: no answer"),
+    ):
+        assert lists._reason(Outcome(message, "skipped", None, error)) == reason
+
+
+def test_unknown_ones_tell_how_they_are_settled(command: Command) -> None:
+    """One line names the commands that list and settle what is unknown, again as well."""
+    command.sandbox.faults.add(Fault.UNAVAILABLE)
+    listed = command.write(HEADER + row(1))
+    for _ in range(2):
+        status, output = command("bulk", listed, "--ledger", "my ledger", "--quiet")
+        assert status == 3
+        last = output.splitlines()[-1]
+        assert "sp-messaging ledger list --status unknown --ledger 'my ledger' " in last
+        assert "ledger resolve ORDER OPERATION sent|not-sent --ledger 'my ledger'" in last
+
+
+def test_a_ledger_that_is_thrown_away_is_not_named(command: Command) -> None:
+    """Where nothing is kept, no command is named that would need it."""
+    listed = command.write(HEADER + row(1) + row(2))
+    status, output = command("bulk", listed, "--sandbox", "--limit", "1")
+    assert status == 4
+    assert output.endswith("1 message was not sent\n")
+
+
+@unix
+def test_a_run_that_is_stopped_asks_nothing_more(command: Command) -> None:
+    """After Ctrl-C Amazon is not asked what is available, and nothing is said of withdrawals."""
+    command.sandbox.plans.change(NAME, OPERATIONS[NAME].plan)
+    command.sandbox.orders.set(order(0), available=["createWarranty"])
+    listed = command.write(HEADER + "".join(map(row, range(50))))
+    with command.started("bulk", listed, "--format", "jsonl") as process:
+        process.until('"skipped"')
+        process.popen.send_signal(signal.SIGINT)
+        status, output = process.end()
+    assert status == 4
+    assert "withdrawn" not in output
+    assert "available now" not in output
+    assert "were not sent; the same command again sends what is left" in output
+    assert output.endswith("what is available for an order: sp-messaging actions ORDER\n")
+
+
+@unix
+def test_ctrl_c_after_the_last_message(command: Command) -> None:
+    """Ctrl-C ends the questions about what is available, and is no reason for another status."""
+    command.sandbox.faults.add(Fault.HANG, operation="getMessagingActionsForOrder")
+    command.sandbox.orders.set(ORDER, available=["createWarranty"])
+    with command.started("bulk", command.write(HEADER + row(1))) as process:
+        process.until("skipped: ")
+        while len(command.sandbox.faults):
+            time.sleep(0.01)
+        process.popen.send_signal(signal.SIGINT)
+        status, output = process.end()
+    assert (status, "available now" in output) == (1, False)
 
 
 # Outcomes as JSON Lines
@@ -897,6 +1010,21 @@ def test_credentials_of_files(command: Command, name: str, words: list[str]) -> 
 
 
 @unix
+def test_an_account_for_rows_that_name_none(command: Command) -> None:
+    """--account is for them alone, to send as to preview."""
+    credentials_file(command, OWN, {"default": "of default", "acme": "of acme", "x": "of x"})
+    listed = command.write(
+        HEADER.replace("\n", ",account\n")
+        + f"{order(1)},{NAME},{TEXT},\n{order(2)},{NAME},{TEXT},x\n"
+    )
+    output = command("preview", listed, "--account", "acme")[1]
+    assert f"for order {order(1)}, account acme\n" in output
+    assert f"for order {order(2)}, account x\n" in output
+    assert command("bulk", listed, "--account", "acme", **NOTHING_SET)[0] == 0
+    assert sellers(command) == {"of acme", "of x"}
+
+
+@unix
 def test_credentials_in_their_order(command: Command) -> None:
     """A file that is named comes first, then the environment, the own file, and the other's."""
     for name in (THEIRS, OWN, "mine.toml"):
@@ -957,9 +1085,9 @@ def test_an_account_that_is_nowhere_is_told_before_the_question(command: Command
 
 
 def test_a_dry_run_tells_accounts_without_credentials(command: Command) -> None:
-    """A dry run needs none, and names the accounts that have none."""
+    """A dry run needs none, names the accounts that have none, and ends as the run would."""
     status, output = command("bulk", command.write(TWO_ACCOUNTS), "--dry-run")
-    assert status == 0
+    assert status == 2
     assert re.search(
         r"^account nobody: .*SP_API_REFRESH_TOKEN_NOBODY is not set", output, re.MULTILINE
     )

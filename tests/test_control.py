@@ -203,8 +203,18 @@ async def test_ready(control: Control) -> None:
     assert ready["ready"] is True
     assert ready["api_url"] == control.sandbox.endpoint.api_url
     assert ready["token_url"] == control.sandbox.endpoint.token_url
+    assert ready["environment"] == control.sandbox.environment()
     assert ready["operations"] == [row.name for row in MESSAGING.values() if row.messages_buyer]
     assert ready["targets"] == [*OPERATIONS, "token", "upload"]
+
+
+async def test_ready_by_another_name(control: Control) -> None:
+    """A client that reaches it by another name is led there by that name."""
+    url = f"http://localhost:{control.sandbox._port}"
+    _, ready = await control("GET", "ready", headers={"Host": url.removeprefix("http://")})
+    assert ready["environment"] == control.sandbox.environment(url)
+    assert ready["environment"]["SP_MESSAGING_TOKEN_URL"] == ready["token_url"]
+    assert ready["environment"]["SP_MESSAGING_API_URL"] == ready["api_url"] == url
 
 
 # What is refused

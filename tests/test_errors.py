@@ -35,6 +35,7 @@ from sp_messaging_async import (
     SessionClosed,
     Throttled,
     TransportError,
+    UnreadableFile,
     UnsupportedMediaType,
     errors,
 )
@@ -142,6 +143,7 @@ PLAIN = [
 EXAMPLES: list[tuple[BaseException, str]] = [
     *((cls("Words."), "Words.") for cls in PLAIN),
     (InvalidMessage(TOO_LONG), "text, character 801: is too long"),
+    (UnreadableFile(Finding("attachments", "is away")), "attachments: is away"),
     (
         InvalidMessage(TOO_LONG, Finding("attachments", "holds 6")),
         "text, character 801: is too long; attachments: holds 6",

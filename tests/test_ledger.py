@@ -1023,14 +1023,32 @@ async def test_rows_of_other_campaigns(ledger: Ledger, status: Status) -> None:
     """A pair that another campaign has messaged is left alone; its rows stay as they are."""
     row = await put(ledger, status, "spring", "one")
     enrolled = await enrol(ledger, ["zero", planned("one", OTHER_TEXT)], campaign="summer")
-    assert enrolled.changed == 0
     assert await ledger.row(row.id) == row
     if status in MESSAGED:
-        assert list(enrolled.some_left_alone) == [LeftAlone(2, "one", NAME, status, "spring")]
+        found = [LeftAlone(2, "one", NAME, status, "spring")]
+        assert (list(enrolled.some_left_alone), list(enrolled.some_changed)) == (found, found)
         assert await to_send(ledger, enrolled.run) == ["zero"]
     else:
-        assert enrolled.left_alone == {}
+        assert (enrolled.left_alone, enrolled.changed) == ({}, 0)
         assert sorted(await to_send(ledger, enrolled.run)) == ["one", "zero"]
+
+
+@pytest.mark.parametrize("status", MESSAGED)
+async def test_the_same_of_other_campaigns(ledger: Ledger, status: Status) -> None:
+    """What another campaign has messaged with the same content is no change."""
+    await put(ledger, status, "spring", "one")
+    enrolled = await enrol(ledger, ["one"], campaign="summer")
+    assert (enrolled.left_alone, enrolled.changed) == ({status: 1}, 0)
+
+
+async def test_what_was_sent_here_is_named_last(ledger: Ledger) -> None:
+    """Those named first are what a person may not expect: other statuses, other campaigns."""
+    await put(ledger, "sent", "spring", "four")
+    await put(ledger, "sent", order="one")
+    await put(ledger, "rejected", order="two")
+    await put(ledger, "sent", order="three")
+    enrolled = await enrol(ledger, ["one", "two", "three", "four"])
+    assert [found.line for found in enrolled.some_left_alone] == [2, 4, 1, 3]
 
 
 async def test_a_plan_that_another_campaign_has_overtaken(ledger: Ledger) -> None:
@@ -1186,6 +1204,25 @@ async def test_another_list_in_between_does_not_make_again_send_twice(ledger: Le
     await ledger.end_run(between)
     sent += await send(ledger, (await enrol(ledger, ORDERS, again=True)).run)
     assert sorted(sent) == sorted(ORDERS)
+
+
+async def test_again_with_a_list_that_lacks_what_is_left(ledger: Ledger) -> None:
+    """What keeps its rows from being sent again is counted and named, until it was sent."""
+    await sent_and_ended(ledger)
+    enrolled = await enrol(ledger, ORDERS, again=True)
+    assert (enrolled.missing, enrolled.first_missing) == (0, None)
+    sent = await send(ledger, enrolled.run, len(ORDERS) - 1)
+    (left,) = set(ORDERS) - set(sent)
+    assert (await enrol(ledger, sent)).missing == 0, "nothing was to be sent again"
+    enrolled = await enrol(ledger, sent, again=True)
+    assert (enrolled.missing, enrolled.first_missing) == (1, left)
+    assert await send(ledger, enrolled.run) == []
+    await ledger.end_run(enrolled.run)
+    enrolled = await enrol(ledger, ["another"], again=True)
+    assert enrolled.missing == 0, "it keeps back nothing of this list"
+    await send(ledger, enrolled.run)
+    enrolled = await enrol(ledger, ORDERS, again=True)
+    assert (enrolled.missing, await send(ledger, enrolled.run)) == (0, [left])
 
 
 # Runs

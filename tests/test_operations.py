@@ -100,10 +100,24 @@ def test_named(operation: Operation) -> None:
     assert named(f" {operation.coroutine}\t") is operation
 
 
-@pytest.mark.parametrize("name", ["", "sendinvoice", "invoice", "SendInvoice", UPLOAD.name])
+@pytest.mark.parametrize("name", ["", "invoice", "createTrouble", UPLOAD.name])
 def test_named_otherwise(name: str) -> None:
     """Other names are refused, naming those that there are; the upload is no message's name."""
     with pytest.raises(InvalidMessage, match=r"is no operation; give one of .*sendInvoice"):
+        named(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("SendInvoice", "sendInvoice"),
+        ("CreateConfirmOrderDetails", "createConfirmOrderDetails"),
+        ("create_warrenty", "createWarranty"),
+    ],
+)
+def test_named_nearly(name: str, meant: str) -> None:
+    """A slip is told with the name that was meant."""
+    with pytest.raises(InvalidMessage, match=f"did you mean {meant}\\?"):
         named(name)
 
 

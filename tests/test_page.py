@@ -219,7 +219,8 @@ def delivered(order: str, text: str = "Sold out.", *names: str) -> Delivered:
 def test_a_message_appears_without_reload(page: Page) -> None:
     """What is sent while the page is open is in the list at once, and said in the live region."""
     page.open()
-    assert "export SP_MESSAGING_API_URL" in page.text("#inbox-empty")
+    for name, value in page.local.sandbox.environment().items():
+        assert f"export {name}='{value}'" in page.text("#pointers")
     page.driver.execute_script("window.marker = true")
     page.local.send()
     page.until(lambda: page.orders() == [ORDER])

@@ -5,9 +5,14 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from sp_messaging_async.pytest_plugin import MessagingSandbox
+from sp_messaging_async.sandbox import Sandbox
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -206,6 +211,45 @@ def test_a_test_that_fails(pytester: pytest.Pytester) -> None:
     assert "Atz" not in result.stdout.str()
 
 
+@pytest.mark.parametrize("error", [OSError("no such port"), KeyboardInterrupt()], ids=repr)
+def test_a_sandbox_that_cannot_start(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    """What kept the sandbox from starting is raised in the test, and its thread ends."""
+
+    async def fail(sandbox: Sandbox) -> Sandbox:
+        raise error
+
+    monkeypatch.setattr(Sandbox, "__aenter__", fail)
+    with pytest.raises(type(error)) as raised:
+        MessagingSandbox()
+    assert raised.value is error
+    for thread in threading.enumerate():
+        if thread.name == "messaging_sandbox":
+            thread.join(5)
+            assert not thread.is_alive()
+
+
+def test_what_is_no_operation(pytester: pytest.Pytester) -> None:
+    """A name or a probability that is none is a ValueError where the test says it."""
+    result = run(
+        pytester,
+        """
+    def test_it(messaging_sandbox):
+        local = messaging_sandbox
+        with pytest.raises(ValueError, match="'createNothing' is no operation"):
+            local.faults.add(Fault.DENIED, operation="createNothing")
+        with pytest.raises(ValueError, match="2 is no probability"):
+            local.faults.add_chance(Fault.DENIED, 2)
+        with pytest.raises(ValueError, match="'createNothing' is no operation"):
+            local.orders.set(ORDER, available=["createNothing"])
+        assert len(local.faults) == 0
+
+    def test_one_seller(messaging_sandbox):
+        assert Credentials.from_env() == messaging_sandbox.credentials
+""",
+    )
+    result.assert_outcomes(passed=2)
+
+
 def test_readmes_test(pytester: pytest.Pytester) -> None:
     """The test that README shows passes as it stands."""
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
@@ -225,7 +269,14 @@ def test_it_costs_nothing_until_it_is_used(tmp_path: Path) -> None:
         "assert ours == {'sp_messaging_async', 'sp_messaging_async.pytest_plugin'}, ours\n"
         "assert not {'aiohttp', 'attr', 'cattrs'} & sys.modules.keys()\n"
     )
-    options = {"cwd": tmp_path, "capture_output": True, "text": True, "check": False}
-    bare = {"env": {"PYTEST_ADDOPTS": "-p no:hypothesispytest -p no:anyio", "PATH": ""}}
+    options: dict[str, Any] = {
+        "cwd": tmp_path,
+        "capture_output": True,
+        "text": True,
+        "check": False,
+    }
+    bare: dict[str, Any] = {
+        "env": {"PYTEST_ADDOPTS": "-p no:hypothesispytest -p no:anyio", "PATH": ""}
+    }
     done = subprocess.run([sys.executable, "-c", code], **options, **bare)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -105,7 +105,7 @@ async def test_no_cell_is_a_formula(start: str) -> None:
         content=formula,
     )
     file = io.StringIO()
-    await write_csv({}, each([hostile]), file, show_text=True)
+    await write_csv(each([hostile]), file, show_text=True)
     (read,) = csv.DictReader(io.StringIO(file.getvalue().removeprefix("\ufeff"), newline=""))
     assert [value for value in read.values() if value.endswith("calc'!A0")] == ["'" + formula] * 7
 
@@ -113,7 +113,7 @@ async def test_no_cell_is_a_formula(start: str) -> None:
 async def test_other_cells_are_as_they_were() -> None:
     """An apostrophe stands before nothing that is harmless; what is unknown is empty."""
     file = io.StringIO()
-    await write_csv({}, each([row(account="a=b", marketplace=None)]), file)
+    await write_csv(each([row(account="a=b", marketplace=None)]), file)
     (read,) = csv.DictReader(io.StringIO(file.getvalue().removeprefix("\ufeff"), newline=""))
     assert (read["account"], read["order_id"], read["marketplace"]) == ("a=b", ORDER, "")
     assert (read["attempts"], read["sent_at"]) == ("1", START.isoformat())
@@ -123,7 +123,7 @@ async def test_a_csv_says_that_it_is_utf_8() -> None:
     """It begins with one byte order mark, rows or none."""
     for rows in ([], [row(account="Zoë")]):
         file = io.StringIO()
-        await write_csv({}, each(rows), file)
+        await write_csv(each(rows), file)
         assert file.getvalue().startswith("\ufefforder_id,")
         assert file.getvalue().count("\ufeff") == 1
 
@@ -525,7 +525,23 @@ def test_a_chart_in_words() -> None:
     """Its title names the time, and its summary what was sent and what the plan allows."""
     chart = draw(timeline(range(120)).spans(1)[0][0])
     assert chart.title == "2026-05-14 09:00:00 to 09:02:00 UTC"
-    assert chart.summary == "120 sent in 2 min: 1.00 a second on average; the plan allows 1.00."
+    sent = "120 sent in 2 min: 1.00 a second on average"
+    assert chart.summary == f"{sent}; the default plan allows up to 1 a second."
+
+
+def test_the_plan_in_words_is_the_highest() -> None:
+    """What the plans allow is their highest sum, which a time with less to send does not lower."""
+    line = timeline(range(100))
+    line.add("other", NAME, START)
+    chart = draw(line.spans(1)[0][0])
+    assert chart.summary.endswith("; the default plan allows up to 2 a second.")
+
+
+async def test_a_page_says_whose_plan_it_is() -> None:
+    """The plan that is drawn is Amazon's default, and an account may have been granted more."""
+    text = await page(row("sent"))
+    assert "Amazon's default plan" in text
+    assert "Amazon may grant an account more" in text
 
 
 async def test_what_was_settled_by_hand_is_in_no_chart() -> None:

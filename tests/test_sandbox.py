@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import csv
 import hashlib
+import inspect
 import io
 import json
+import re
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine
 from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -23,15 +28,20 @@ from sp_messaging_async import (
     CreateDigitalAccessKeyRequest,
     CreateUnexpectedProblemRequest,
     CreateWarrantyRequest,
+    Credentials,
     Marketplace,
+    MessagingSession,
     UsagePlan,
 )
+from sp_messaging_async.operations import MESSAGING
 from sp_messaging_async.sandbox import Fault, Sandbox
 from sp_messaging_async.sandbox.messaging import ActionsForm
 
 from .conftest import FAST, ORDER
 
 T = TypeVar("T")
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
 STATIC_ORDER = "123-1234567-1234567"  # Amazon's: it takes attachments that nobody uploaded
 US = "marketplaceIds=ATVPDKIKX0DER"
@@ -863,6 +873,31 @@ def test_a_plan_for_no_operation() -> None:
         Sandbox(plans={**FAST, "createWaranty": UsagePlan(rate=1, burst=2)})
 
 
+async def test_what_is_said_before_it_opens() -> None:
+    """Faults, orders and plans may be set as soon as there is a sandbox, and hold when it opens."""
+    sandbox = Sandbox()
+    sandbox.faults.add(Fault.DENIED)
+    sandbox.orders.set(ORDER, locale="de-DE")
+    sandbox.plans.change(ATTRIBUTES.name, UsagePlan(rate=1, burst=2))
+    assert (sandbox.delivered, sandbox.login.requests) == ([], 0)
+    async with sandbox, aiohttp.ClientSession() as http:
+        asker = await Asker(sandbox, http).log_in()
+        answers = [await asker.ask(ATTRIBUTES, ORDER) for _ in range(4)]
+    assert [answer.status for answer in answers] == [403, 200, 200, 429]
+    assert answers[1].json == {"buyer": {"locale": "de-DE"}}
+
+
+async def test_the_environment_leads_to_it(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With its variables, a session that is told nothing else reaches it."""
+    for name, value in sandbox.environment().items():
+        monkeypatch.setenv(name, value)
+    async with MessagingSession(Credentials.from_env(), marketplace="US") as session:
+        await session.create_unexpected_problem(ORDER, CreateUnexpectedProblemRequest("Sold out."))
+    assert [each.amazon_order_id for each in sandbox.delivered] == [ORDER]
+
+
 # Orders and answers
 
 
@@ -1469,3 +1504,22 @@ async def test_a_sandbox_that_closes_ends_what_hangs() -> None:
             await asyncio.sleep(0)
     assert await hanging == "ServerDisconnectedError"
     assert sandbox.delivered == []
+
+
+# What README promises of it
+
+
+def test_readmes_sample() -> None:
+    """The sample has as many messages, of as many kinds, as README says: all that there are."""
+    sample = files("sp_messaging_async").joinpath("bulk", "sample", "orders.csv")
+    rows = list(csv.DictReader(io.StringIO(sample.read_text(encoding="utf-8"))))
+    kinds = {row["operation"] for row in rows}
+    assert f"a sample order list, {len(rows)} messages of all {len(kinds)} kinds" in README
+    assert kinds == {row.name for row in MESSAGING.values() if row.messages_buyer}
+
+
+def test_readmes_number_of_messages() -> None:
+    """Unless told otherwise, it remembers as many messages as README says."""
+    (said,) = re.findall(r"remembers what reached the buyers: the last ([\d,]+)\s+messages", README)
+    keep = inspect.signature(Sandbox).parameters["keep"].default
+    assert Sandbox().inbox.limit == keep == int(said.replace(",", ""))

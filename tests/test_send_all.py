@@ -50,6 +50,7 @@ from sp_messaging_async import (
     SessionClosed,
     Throttled,
     TransportError,
+    UnreadableFile,
     UsagePlan,
     send_all,
 )
@@ -318,7 +319,6 @@ async def test_refused_connections_leave_messages_planned(
         (Message("1/2", TEXT), "amazon_order_id"),
         (Message(ORDER, CreateUnexpectedProblemRequest("<b>Hi")), "text"),
         (Message(ORDER, CreateUnexpectedProblemRequest("a@example.com")), "text"),
-        (Message(ORDER, InvoiceRequest([LocalFile("none.pdf")])), "attachments"),
         (Message(ORDER, TEXT, marketplace="XX"), "marketplace"),
         (Message(ORDER, TEXT, marketplace="DE"), "marketplace"),
         (Message(ORDER, TEXT, account="other"), "account"),
@@ -336,6 +336,16 @@ async def test_what_is_refused_here_is_rejected(
     assert rejected.message is bad
     assert isinstance(rejected.error, InvalidMessage)
     assert [finding.field for finding in rejected.error.findings] == [field]
+    assert delivered(sandbox) == [order(0), order(1)]
+
+
+async def test_a_file_that_is_away(sandbox: Sandbox, session: MessagingSession) -> None:
+    """Its message is known to be unsent and may be run again, and the others are sent."""
+    bad = Message(ORDER, InvoiceRequest([LocalFile("none.pdf")]))
+    outcomes = await outcomes_of(send_all(session, [bad, *messages(2)]))
+    (unsent,) = (outcome for outcome in outcomes if outcome.status == "planned")
+    assert unsent.message is bad
+    assert isinstance(unsent.error, UnreadableFile)
     assert delivered(sandbox) == [order(0), order(1)]
 
 

@@ -24,6 +24,7 @@ from ..errors import (
     MessagingError,
     Problem,
     SessionClosed,
+    UnreadableFile,
 )
 from ..ledger import (
     Conflict,
@@ -169,11 +170,11 @@ class CampaignRun:
         self._left = limit
         self._check_actions = check_actions
         self._template = template
-        self._files = attachments.Files()
+        self._files = attachments.Files(follows_links=False)
         self._outages = {name: Outage(session, pause) for name, session in sessions.items()}
         self._waiting: dict[str, set[Patience]] = {name: set() for name in sessions}
         self._stopped: set[str] = set()
-        self._denials: Counter[str] = Counter()
+        self._hindrances: Counter[str] = Counter()
         self._outcomes: asyncio.Queue[Outcome | None] = asyncio.Queue(_BATCH)
         self.error: LedgerError | None = None
 
@@ -263,7 +264,7 @@ class CampaignRun:
         if outcome is None:
             return
         outage.noted(outcome)
-        self._count_denials(row.account, outcome)
+        self._count_hindrances(row.account, outcome)
         if outcome.status != "planned":
             await self._outcomes.put(outcome)
         elif outcome.error is not None:
@@ -334,16 +335,16 @@ class CampaignRun:
         written: MessageRequest = evolve(cast("Any", row.request), text=text)
         return written
 
-    def _count_denials(self, account: str, outcome: Outcome) -> None:
-        """Stop a seller whose application is denied again and again; none of theirs can go."""
+    def _count_hindrances(self, account: str, outcome: Outcome) -> None:
+        """Stop a seller whose application is denied, or files are away, again and again."""
         error = outcome.error
-        if error is not None and _is_denied(error):
-            self._denials[account] += 1
-            if self._denials[account] == IN_A_ROW:
+        if error is not None and (_is_denied(error) or isinstance(error, UnreadableFile)):
+            self._hindrances[account] += 1
+            if self._hindrances[account] == IN_A_ROW:
                 self.unsent[account] = error
                 self.stop([account])
         elif outcome.status != "planned":
-            self._denials[account] = 0
+            self._hindrances[account] = 0
 
     def _note_unsent(self, account: str, error: MessagingError) -> None:
         if account in self._stopped and account in self.unsent:

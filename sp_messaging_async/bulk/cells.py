@@ -10,6 +10,7 @@ import csv
 import json
 import re
 import warnings
+from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from datetime import datetime, time
@@ -21,14 +22,16 @@ from attrs import frozen
 
 from ..errors import ConfigurationError, Finding, InvalidMessage, Problem
 
-__all__ = ["ORDER_ID", "Cell", "Row", "Unreadable", "fit", "plain_name", "read"]
+__all__ = ["AMAZON_ORDER_ID", "ORDER_ID", "Cell", "Row", "Unreadable", "fit", "plain_name", "read"]
 
 _JSON_LINES = (".jsonl", ".ndjson")
 _WORKBOOKS = (".xlsx", ".xlsm")
 _SEPARATORS = ",;\t"
 _LONGEST_LINE = 2**20  # characters
+_LONGEST_CELL = 100  # lines
 
 ORDER_ID = "order_id"
+AMAZON_ORDER_ID = re.compile(r"\d{3}-\d{7}-\d{7}", re.ASCII)
 # What Amazon's own reports, and other programs, call it.
 _ALSO_ORDER_ID = ("amazon_order_id", "orderid", "amazonorderid")
 
@@ -79,7 +82,7 @@ class Row:
             reason = "is a formula without a value; open the list in a spreadsheet, and save it"
             raise InvalidMessage(Finding(name, reason))
         if not isinstance(value, str):
-            raise InvalidMessage(Finding(name, f"is a {type(value).__name__}; give text"))
+            raise InvalidMessage(Finding(name, f"is {_kind_of(value)}; give text, between quotes"))
         return _whole(name, fit(name, value))
 
     def value(self, name: str) -> object:
@@ -126,16 +129,24 @@ def read(
         yield from rows(_lines(file, _checked_encoding(encoding)), names)
 
 
+def _kind_of(value: object) -> str:
+    kinds = {bool: "true or false", int: "a number", float: "a number", list: "a list"}
+    return kinds.get(type(value), "an object")
+
+
 def fit(name: str, text: str) -> str:
     """The text, if every character of it can be sent."""
     if match := _UNFIT.search(text):
-        kind = {"\0": "NUL, which cannot be sent; remove it"}.get(
-            match[0], "half of a surrogate pair, which cannot be sent; remove it"
-        )
-        if match[0] in map(chr, range(0x80, 0xA0)):
-            kind = "a control character; the list's encoding is another: try windows-1252"
-        raise InvalidMessage(Finding(name, f"character {match.start() + 1} is {kind}"))
+        raise InvalidMessage(Finding(name, f"character {match.start() + 1} is {_unfit(match[0])}"))
     return text
+
+
+def _unfit(character: str) -> str:
+    if character == "\0":
+        return "NUL, which cannot be sent; remove it"
+    if character < "\xa0":
+        return "a control character; the list's encoding is another: try windows-1252"
+    return "half of a surrogate pair, which cannot be sent; remove it"
 
 
 def _whole(name: str, text: str) -> str:
@@ -327,30 +338,54 @@ def _misread(encoding: str, stated: str | None) -> str:
 
 
 def _csv(lines: Iterator[str], names: _Names) -> Iterator[Row | Problem]:
-    start = next(lines, None)
-    if start is None:
-        raise Unreadable(1, None, "header", _NO_HEADER)
-    separator, skipped = _stated_separator(start), 0
+    skipped, start = _first_line(lines)
+    separator = _stated_separator(start)
     if separator is None:
         separator = _separator(start, names)
         lines = chain([start], lines)
     else:
-        skipped = 1
-    records = _numbered(lines, separator, skipped)
-    line, header = next(records, (1, None))
+        skipped += 1
+    records = (_tabbed if separator == "\t" else _separated)(lines, separator, skipped)
+    line, header, _ = next(records, (max(1, skipped), None, ()))
     if header is None:
         raise Unreadable(line, None, "header", _NO_HEADER)
     columns = names.of_header(line, header, separator)
     own = names.own(header, columns)
-    for line, record in records:
+    for line, record, others in records:
         if not any(record):
             continue
         if len(record) > len(columns):
             yield _too_many(line, record, columns, separator)
             continue
+        if any(_is_row(other, separator, len(columns)) for other in others):
+            yield Problem(line, None, "row", _SWALLOWED.format(line + len(others)))
+            continue
         pairs = zip_longest(columns, record, fillvalue="")
         cells = {name: Cell(cell, at) for at, (name, cell) in enumerate(pairs, start=1)}
         yield Row(line, _with_own_names(cells, own), is_of_table=True)
+
+
+_SWALLOWED = (
+    "a quote opens in it and is closed in line {}, and what is between looks like rows of its own; "
+    "write a quote within a text twice, or take it out"
+)
+
+
+def _first_line(lines: Iterator[str]) -> tuple[int, str]:
+    """The first line that is not blank, and how many are."""
+    for skipped, line in enumerate(lines):
+        if line.lstrip().startswith(("[", "{")):
+            reason = "is JSON, and no table; write an object on each line, and name the file .jsonl"
+            raise Unreadable(skipped + 1, 1, "file", reason)
+        if line.strip():
+            return skipped, line
+    raise Unreadable(1, None, "header", _NO_HEADER)
+
+
+def _is_row(line: str, separator: str, width: int) -> bool:
+    """Whether a line within a cell has all cells of a row, and an order id among them."""
+    cells = [cell.strip(' "\r\n') for cell in line.split(separator)]
+    return len(cells) == width and any(map(AMAZON_ORDER_ID.fullmatch, cells))
 
 
 def _stated_separator(line: str) -> str | None:
@@ -379,12 +414,16 @@ def _too_many(line: int, record: list[str], columns: list[str], separator: str) 
     return Problem(line, len(columns) + 1, "row", reason)
 
 
-def _numbered(
-    lines: Iterator[str], separator: str, skipped: int
-) -> Iterator[tuple[int, list[str]]]:
-    """Records with the number of their first line."""
-    reader = csv.reader(lines, delimiter=separator, strict=True)
+Record = tuple[int, list[str], Sequence[str]]
+"""The number of its first line, its cells, and its other lines, if a cell holds line breaks."""
+
+
+def _separated(lines: Iterator[str], separator: str, skipped: int) -> Iterator[Record]:
+    """Records as spreadsheets write them."""
+    seen: list[str] = []
+    reader = csv.reader(_noted(lines, seen), delimiter=separator, strict=True)
     while True:
+        seen.clear()
         line = reader.line_num + 1 + skipped
         try:
             record = next(reader, None)
@@ -392,7 +431,71 @@ def _numbered(
             raise Unreadable(line, None, "row", f"is no CSV: {_in_words(error)}") from None
         if record is None:
             return
-        yield line, record
+        yield line, record, seen[1:]
+
+
+def _noted(lines: Iterator[str], seen: list[str]) -> Iterator[str]:
+    for line in lines:
+        seen.append(line)
+        yield line
+
+
+def _tabbed(lines: Iterator[str], separator: str, skipped: int) -> Iterator[Record]:
+    """Records with tabs between their cells.
+
+    Spreadsheets quote such cells where they must, and Amazon's reports never do: a quote there is
+    an inch, or belongs to a title. So what would be rows of its own is no part of a quoted cell.
+    """
+    ahead = _Ahead(lines)
+    number, width = skipped + 1, 0
+    for line in ahead:
+        cells = [_unquoted(cell) for cell in line.rstrip("\r\n").split(separator)]
+        others: Sequence[str] = ()
+        if width and any(cell.startswith('"') for cell in cells):
+            cells, others = _over_lines(line, ahead, separator, width) or (cells, others)
+        width = width or len(cells)
+        yield number, cells, others
+        number += 1 + len(others)
+
+
+class _Ahead(Iterator[str]):
+    """Lines, some of which were looked at and given back."""
+
+    def __init__(self, lines: Iterator[str]) -> None:
+        self._lines = lines
+        self._given_back: deque[str] = deque()
+
+    def __next__(self) -> str:
+        return self._given_back.popleft() if self._given_back else next(self._lines)
+
+    def give_back(self, lines: Sequence[str]) -> None:
+        """Let these come next, in this order."""
+        self._given_back.extendleft(reversed(lines))
+
+
+def _over_lines(
+    line: str, ahead: _Ahead, separator: str, width: int
+) -> tuple[list[str], Sequence[str]] | None:
+    """A record with quoted cells, and the lines in which they go on; None if it is none."""
+    others: list[str] = []
+    quotes = line.count('"')
+    while quotes % 2 and len(others) < _LONGEST_CELL and (other := next(ahead, None)) is not None:
+        others.append(other)
+        quotes += other.count('"')
+    with suppress(csv.Error):
+        records = list(csv.reader([line, *others], delimiter=separator, strict=True))
+        is_one = len(records) == 1 and len(records[0]) == width
+        if is_one and not any(_is_row(other, separator, width) for other in others):
+            return records[0], others
+    ahead.give_back(others)
+    return None
+
+
+def _unquoted(cell: str) -> str:
+    """A cell without its quotes, if it is quoted as a spreadsheet does it."""
+    inner = cell[1:-1]
+    is_quoted = len(cell) > 1 and cell[0] == cell[-1] == '"' and '"' not in inner.replace('""', "")
+    return inner.replace('""', '"') if is_quoted else cell
 
 
 def _in_words(error: csv.Error) -> str:

@@ -24,16 +24,22 @@ from ..marketplaces import Marketplace
 from ..models import MAX_ATTACHMENT_BYTES, Attachment, LocalFile, MessageRequest
 from ..operations import Operation, named
 from . import advice, cells
-from .cells import ORDER_ID, Row, plain_name
+from .cells import AMAZON_ORDER_ID, ORDER_ID, Row, plain_name
 from .messages import Message
 from .template import Template
 
 __all__ = ["Listed", "Reading", "checked_order_id", "moment", "rows"]
 
-_ORDER_ID = re.compile(r"\d{3}-\d{7}-\d{7}", re.ASCII)
+# What word processors put in the place of a hyphen, and what nobody sees.
+_AS_TYPED = {
+    **dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2014\u2212"), "-"),
+    **dict.fromkeys(map(ord, "\u200b\u200e\u200f\u2060\ufeff")),
+}
+_PLACEHOLDER = re.compile(r"\{\{?\s*([^{}]+?)\s*\}?\}")
 _VARIABLE = re.compile(r"\{([^{}]*)\}")
 
 T = TypeVar("T")
+Given = TypeVar("Given", str, Sequence[str])
 
 
 @frozen
@@ -44,6 +50,7 @@ class Reading:
     renamed: other names of columns, by those in the file.
     operation, text, attachments: of rows that give none.
     attachments_from: the folder that paths begin in and must stay in; the list's unless given.
+    account: of rows that name none.
     any_order_id: take order ids of another form than Amazon's 3-7-7 digits.
     timezone: of dates without an offset.
     template: writes the texts, in the language of each buyer.
@@ -56,6 +63,7 @@ class Reading:
     text: str | None = None
     attachments: Sequence[str] = ()
     attachments_from: Path | None = None
+    account: str | None = None
     any_order_id: bool = False
     timezone: tzinfo | None = None
     template: Template | None = None
@@ -102,8 +110,8 @@ def checked_order_id(text: str, *, any_form: bool = False) -> str:
 
     any_form: take others than Amazon's, of 3-7-7 digits.
     """
-    order_id = text.strip()
-    if any_form or not order_id or _ORDER_ID.fullmatch(order_id):
+    order_id = text.translate(_AS_TYPED).strip()
+    if any_form or not order_id or AMAZON_ORDER_ID.fullmatch(order_id):
         return wire.checked_order_id(order_id)
     reason = f"{order_id!r} is no order id of 3-7-7 digits, as in 111-2222222-3333333"
     with suppress(InvalidMessage):  # for one that no option takes
@@ -153,6 +161,7 @@ class _Reader:
     folder: Path
     marketplace: Marketplace
     root: Path = field(init=False)  # the folder without links, which no path may lead out of
+    unused: set[str] = field(init=False)  # options of which no row has made use yet
 
     @root.default
     def _root(self) -> Path:
@@ -161,6 +170,11 @@ class _Reader:
         except (OSError, RuntimeError) as error:  # a loop of links
             reason = type(error).__name__
             raise ConfigurationError(f"{self.folder} cannot be followed ({reason})") from None
+
+    @unused.default
+    def _unused(self) -> set[str]:
+        given = {"--text": self.reading.text, "--attach": self.reading.attachments}
+        return {option for option, value in given.items() if value}
 
     def rows(self, path: Path) -> Iterator[Listed | Problem]:
         reading = self.reading
@@ -177,6 +191,9 @@ class _Reader:
             yield from missing or self._message(row)
             if missing and row.is_of_table:  # and so it is in all the others
                 return
+        if columns is not None:
+            for option in sorted(self.unused):
+                yield Problem(1, None, option, "is of no use to any row of the list; leave it out")
 
     def _missing_columns(self, row: Row) -> list[Problem]:
         template = self.reading.template
@@ -198,7 +215,7 @@ class _Reader:
         place = findings.tried(
             partial(_optional, row, "marketplace", self.marketplace.of_same_region)
         )
-        account = findings.tried(lambda: row.text("account").strip() or None)
+        account = findings.tried(lambda: row.text("account").strip()) or self.reading.account
         advised = list(self._advice(row, request, variables, place or self.marketplace))
         problems = [_problem(row, finding) for finding in findings]
         yield from problems
@@ -275,7 +292,7 @@ class _Reader:
     def _text(self, row: Row, operation: Operation) -> str:
         template, text = self.reading.template, row.text("text")
         if template is None:
-            return text or (self.reading.text or "" if operation.takes_text else "")
+            return text or self._option("--text", self.reading.text or "", operation.takes_text)
         if text and "text" not in template.columns:
             reason = f"{template.name} writes the text; clear the cell, or use it as {{{{ text }}}}"
             raise InvalidMessage(Finding("text", reason))
@@ -297,19 +314,28 @@ class _Reader:
         else:
             paths = row.text("attachments").split(";")
             given = [path.strip() for path in paths if path.strip()]
-        return given or (self.reading.attachments if operation.takes_attachments else ())
+        listed = self.reading.attachments
+        return given or self._option("--attach", listed, operation.takes_attachments)
+
+    def _option(self, name: str, value: Given, is_taken: bool) -> Given:
+        """What an option says, for a row that says nothing, if its operation takes that."""
+        if not is_taken:
+            return type(value)()
+        self.unused.discard(name)
+        return value
 
     def _file(self, row: Row, path: str) -> LocalFile:
-        file = self.folder / _VARIABLE.sub(partial(_cell_of, row), path)
+        named_so = self.folder / _VARIABLE.sub(partial(_cell_of, row), path)
         try:
-            is_inside = file.resolve().is_relative_to(self.root)
+            file = named_so.resolve()
         except (OSError, RuntimeError, ValueError) as error:  # a loop of links, or no path at all
             reason = f"{path!r} is no path that can be followed ({type(error).__name__})"
             raise InvalidMessage(Finding("attachments", reason)) from None
-        if not is_inside:
-            reason = f"{file} is not within {self.root}; --attachments-from names another folder"
+        if not file.is_relative_to(self.root):
+            remedy = "--attachments-from names another folder"
+            reason = f"{named_so} is not within {self.root}; {remedy}"
             raise InvalidMessage(Finding("attachments", reason))
-        return LocalFile(file)
+        return LocalFile(file, named_so.name)
 
     def _date(self, row: Row, name: str) -> datetime | None:
         return _optional(row, name, lambda text: moment(name, text, self.reading.timezone))
@@ -326,6 +352,10 @@ class _Reader:
             written = {"text": getattr(request, "text", "")}
         else:
             written = {name: str(value) for name, value in (variables or {}).items()}
+        for match in _PLACEHOLDER.finditer("" if variables else written.get("text", "")):
+            if plain_name(match[1]) in row.cells:
+                reason = f"{match[0]} is sent as it stands; only a --template puts the column there"
+                yield _problem(row, Finding("text", reason, match.start() + 1))
         for name, text in written.items():
             for finding in advice.of_text(text, place.country):
                 yield _problem(row, evolve(finding, field=name))

@@ -60,13 +60,9 @@ async def write_json(
 
 
 async def write_csv(
-    counts: Mapping[Status, int],
-    rows: AsyncIterator[LedgerRow],
-    file: TextIO,
-    *,
-    show_text: bool = False,
+    rows: AsyncIterator[LedgerRow], file: TextIO, *, show_text: bool = False
 ) -> None:
-    """A line for every message, under a header. Of the counts it has no need.
+    """A line for every message, under a header.
 
     It begins with a byte order mark, without which a spreadsheet takes UTF-8 for another encoding.
     """

@@ -204,11 +204,9 @@ def _title(span: Span) -> str:
 
 def _summary(span: Span) -> str:
     sends, seconds = sum(span.sends), span.end - span.first
-    lengths = span.lengths()
-    planned = sum(rate * each for rate, each in zip(span.plan, lengths, strict=True)) / seconds
     return (
         f"{sends:,} sent in {_duration(seconds)}: {sends / seconds:.2f} a second on average; "
-        f"the plan allows {planned:.2f}."
+        f"the default plan allows up to {max(span.plan):g} a second."
     )
 
 

@@ -17,7 +17,7 @@ import tomllib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from attrs import evolve, field, frozen
 
@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 __all__ = ["Template"]
 
 _KEYS = ("operation", "default_locale", "text")
+_LARGEST_PRODUCT = 1_000_000  # characters, or what it counts
+_OTHER_PLACEHOLDER = re.compile(
+    r"\{\s*[^\W\d]\w*\s*\}|\[\[\s*[^\W\d]\w*\s*\]\]|<<\s*[^\W\d]\w*\s*>>"
+)
 _JINJA = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}", re.DOTALL)
 _UNDEFINED = re.compile(r"'(\w+)' is undefined")
 
@@ -99,6 +103,8 @@ class Template:
             yield from (evolve(found, field=field) for found in advice.of_text(words, region))
             if (found := advice.of_language(words, locale)) is not None:
                 yield evolve(found, field=field)
+            for match in _OTHER_PLACEHOLDER.finditer(words):
+                yield Finding(field, f"{match[0]} is sent as it stands; a column is {{{{ name }}}}")
 
     def findings(self, columns: Collection[str]) -> Iterator[Finding]:
         """Variables that are no columns of a list. Their capitals do not matter."""
@@ -209,7 +215,24 @@ def _environment() -> jinja2.Environment:
 
         __hash__ = object.__hash__  # type: ignore[assignment]
 
-    return ImmutableSandboxedEnvironment(undefined=Empty)
+    class Environment(ImmutableSandboxedEnvironment):
+        """Without what is not the list's: the same row gives the same text at every time."""
+
+        intercepted_binops = frozenset({"*", "**"})
+
+        def call_binop(
+            self, context: jinja2.runtime.Context, operator: str, left: Any, right: Any
+        ) -> Any:
+            """Refuse what could fill the memory."""
+            sizes = [len(side) if isinstance(side, Sequence) else side for side in (left, right)]
+            if operator == "**" or sizes[0] * sizes[1] > _LARGEST_PRODUCT:
+                raise OverflowError(f"what {operator} makes is too large")
+            return super().call_binop(context, operator, left, right)
+
+    environment = Environment(undefined=Empty)
+    environment.globals.clear()  # `range` and the like, which hide columns of these names
+    del environment.filters["random"]
+    return environment
 
 
 def _in_words(error: Exception) -> str:

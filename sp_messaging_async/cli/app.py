@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 from cyclopts import App, CycloptsError
@@ -28,7 +29,7 @@ def run(arguments: Sequence[str]) -> int:
     try:
         with terminal.notes():
             status: int | None = app(arguments, exit_on_error=False, print_error=False)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         return STOPPED
     except CycloptsError as error:
         return _fail(f"{error} Try sp-messaging --help.")

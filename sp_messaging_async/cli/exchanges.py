@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from time import monotonic
 from types import SimpleNamespace
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import aiohttp
 from yarl import URL
@@ -17,6 +19,9 @@ from . import terminal
 __all__ = ["Answers", "Http", "telling", "traced"]
 
 Http: TypeAlias = aiohttp.ClientSession
+
+P = TypeVar("P")
+Callback: TypeAlias = Callable[[Http, SimpleNamespace, P], Awaitable[None]]
 
 _TOLD = ("marketplaceIds", "contentMD5")  # of an address; anything else may be a signature
 
@@ -30,12 +35,24 @@ def traced(*traces: aiohttp.TraceConfig) -> Http:
 def telling() -> aiohttp.TraceConfig:
     """Tells every exchange on standard error."""
     trace = aiohttp.TraceConfig()
-    trace.on_request_start.append(_begin)
-    trace.on_request_chunk_sent.append(_sent)
-    trace.on_request_end.append(_answered)
-    trace.on_response_chunk_received.append(_refused)
-    trace.on_request_exception.append(_failed)
+    trace.on_request_start.append(_harmless(_begin))
+    trace.on_request_headers_sent.append(_harmless(_headed))
+    trace.on_request_chunk_sent.append(_harmless(_sent))
+    trace.on_request_end.append(_harmless(_answered))
+    trace.on_response_chunk_received.append(_harmless(_refused))
+    trace.on_request_exception.append(_harmless(_failed))
     return trace
+
+
+def _harmless(callback: Callback[P]) -> Callback[P]:
+    """A callback whose failure is none of the exchange, which aiohttp would have it be."""
+
+    @functools.wraps(callback)
+    async def tried(http: Http, context: SimpleNamespace, told: P) -> None:
+        with suppress(Exception):
+            await callback(http, context, told)
+
+    return tried
 
 
 class Answers:
@@ -44,7 +61,7 @@ class Answers:
     def __init__(self) -> None:
         self.heads: dict[str, Mapping[str, str]] = {}
         self.trace = aiohttp.TraceConfig()
-        self.trace.on_request_end.append(self._note)
+        self.trace.on_request_end.append(_harmless(self._note))
 
     async def _note(
         self, http: Http, context: SimpleNamespace, end: aiohttp.TraceRequestEndParams
@@ -57,7 +74,16 @@ async def _begin(
 ) -> None:
     context.began = monotonic()
     context.body = b""
+    context.is_shown = False
     context.status = 0
+
+
+async def _headed(
+    http: Http, context: SimpleNamespace, sent: aiohttp.TraceRequestHeadersSentParams
+) -> None:
+    # A file that happens to be JSON is put, and Login with Amazon is sent a form.
+    is_json = sent.headers.get("Content-Type", "").startswith("application/json")
+    context.is_shown = is_json and sent.method == "POST"
 
 
 async def _sent(
@@ -95,7 +121,7 @@ async def _failed(
 
 def _tell(method: str, url: URL, context: SimpleNamespace, *words: str) -> None:
     took = f"{(monotonic() - context.began) * 1000:.0f} ms"
-    body = _masked_body(context.body)
+    body = _masked_body(context.body) if context.is_shown else _size(context.body)
     asked = " ".join(filter(None, (method, _masked_url(url), body)))
     terminal.tell(f"{asked} → {', '.join((*words, took))}")
 
@@ -107,13 +133,17 @@ def _masked_url(url: URL) -> str:
 
 
 def _masked_body(body: bytes) -> str:
-    if not body:
-        return ""
     try:
         fields = json.loads(body)
     except ValueError:
-        return f"({terminal.plural(len(body), 'byte')})"
+        return _size(body)
+    if not isinstance(fields, Mapping):
+        return _size(body)
     return json.dumps({name: _masked(name, value) for name, value in fields.items()})
+
+
+def _size(body: bytes) -> str:
+    return f"({terminal.plural(len(body), 'byte')})" if body else ""
 
 
 def _masked(name: str, value: object) -> object:
@@ -127,5 +157,7 @@ def _errors(body: bytes) -> list[str]:
     except ValueError:
         return []
     errors = data.get("errors") if isinstance(data, Mapping) else None
-    listed = [error for error in errors or () if isinstance(error, Mapping)]
+    if not isinstance(errors, list):
+        return []
+    listed = [error for error in errors if isinstance(error, Mapping)]
     return [f"{error.get('code')}: {error.get('message')}" for error in listed]

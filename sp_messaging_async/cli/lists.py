@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import importlib.resources
 import json
-import math
 import os
 import shutil
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Literal
 
 import attrs
-from attrs import frozen
+from attrs import define, evolve, frozen
 from rich.table import Table
 from rich.text import Text
 
@@ -25,17 +26,19 @@ from ..bulk.campaign import CampaignRun, Problems, available_now, enrol
 from ..bulk.order_list import Reading
 from ..bulk.progress import Tally, Watch, closing_table, duration, seconds_by_plans
 from ..credentials import DEFAULT_ACCOUNT
-from ..errors import ConfigurationError, MessagingError
+from ..errors import ConfigurationError, MessageNotAvailable, MessagingError, PlanWaitExceeded
 from ..ledger import Enrolled, Lane, LedgerRow, LeftAlone
 from ..marketplaces import Marketplace
 from ..operations import by_request
 from ..session import MessagingSession
 from ..sqlite_ledger import SQLiteLedger
-from .app import ALL_SENT, SOME_NOT_SENT, SOME_UNKNOWN, STOPPED, app
-from .options import Amazon, Flag, Listing, Recording, Where
-from .terminal import Talk, plural, say, shown
+from .app import ALL_SENT, SOME_NOT_SENT, SOME_UNKNOWN, STOPPED, WRONG_USAGE, app
+from .options import Amazon, Flag, Listing, Place, Recording, Where
+from .terminal import Talk, hush, plural, say, shown
 
 __all__ = ["bulk", "preview"]
+
+_ASKED = 5  # orders of which Amazon is asked what is available, at the end of a run
 
 
 @app.command
@@ -81,14 +84,14 @@ async def bulk(
         With jsonl, each outcome is a line of JSON on standard output as soon as it is known, and
         all else is on standard error.
     """
-    if limit is not None and limit < 1:
-        raise ConfigurationError(f"--limit {limit} is too few; give 1 or more")
+    _check_limit(limit)
     path = orders or _sample(where.sandbox)
     reading = listing.reading()
     talk = Talk(format == "jsonl", quiet)
     _advise(reading, where.place, talk)
     _stop_on_sigterm()
     async with AsyncExitStack() as stack:
+        stack.enter_context(talk.going_on())
         amazon = await where.open(stack)
         throwaway = dry_run or (where.sandbox and recording.ledger is None)
         book = await recording.open(stack, throwaway=throwaway)
@@ -105,16 +108,19 @@ async def bulk(
         )
         _show_enrolled(talk, enrolled, problems, advice, recording.campaign)
         lanes = await book.lanes(enrolled.run)
+        if not (lanes or enrolled.left_alone or problems.total):
+            talk.insist(_NO_ROWS)
+            return SOME_NOT_SENT
+        taken = _limited(lanes, limit)
         lookups = _lookups(reading, check_actions)
         if dry_run:
-            _show_plan(talk, lanes, lookups)
-            _show_credentials(talk, amazon, lanes)
-            return SOME_NOT_SENT if problems.total else ALL_SENT
+            _show_plan(talk, taken, lookups)
+            return _status_of_dry_run(talk, amazon, lanes, problems)
+        is_heard = True
         if lanes:
-            number = int(min(limit or math.inf, sum(lane.number for lane in lanes)))
             sessions = await amazon.sessions(sorted({lane.account for lane in lanes}))
             if not (yes or amazon.messages_nobody):
-                await _confirm(talk, book, enrolled.run, lanes, lookups, number, amazon)
+                await _confirm(talk, book, enrolled.run, taken, lookups, amazon)
             run = CampaignRun(
                 book,
                 enrolled.run,
@@ -125,10 +131,19 @@ async def bulk(
             )
             rates = _Rates(amazon, sessions)
             tally = Tally(lanes, lookups=lookups, rate_of=rates, paused=run.paused, limit=limit)
-            await _Run(run, tally, talk, book.path.parent if throwaway else None).send(sessions)
-        elif not problems.total:
-            talk.mention("nothing left to send")
-        return await _status(book, enrolled, problems)
+            kept = None if throwaway else recording
+            discard = book.path.parent if throwaway else None
+            sending = _Run(run, tally, talk, sessions, kept, discard)
+            await sending.send()
+            is_heard = sending.is_heard
+        else:
+            await book.end_run(enrolled.run)  # of one that was killed before it could
+            if not (problems.total or enrolled.missing):
+                talk.mention("nothing left to send")
+        status = await _status(book, enrolled, problems)
+        if status == SOME_UNKNOWN and not throwaway:
+            _show_how_to_resolve(talk, recording)
+        return status if is_heard or status == SOME_UNKNOWN else STOPPED
 
 
 @app.command
@@ -138,7 +153,7 @@ async def preview(
     *,
     limit: int = 3,
     listing: Listing = Listing(),
-    where: Where = Where(),
+    where: Place = Place(),
 ) -> int:
     """Show what a list would send, in every language; nothing is sent, and Amazon not asked.
 
@@ -149,6 +164,7 @@ async def preview(
     limit:
         The most messages to show. All rows are checked.
     """
+    _check_limit(limit)
     reading = listing.reading()
     path = orders or _sample(where.sandbox)
     _advise(reading, where.place, Talk())
@@ -161,11 +177,20 @@ async def preview(
             _show_problems(say, f"{plural(problems.total, 'problem')}:", problems)
         if advice.total:
             _show_problems(say, f"advice about {plural(advice.rows, 'row')}:", advice)
-        for row in await book.rows(limit=max(0, limit)):
+        for row in await book.rows(limit=limit):
             _show_message(row, reading)
         total = sum((await book.counts()).values())
-        say(f"{plural(total, 'message')} in all; nothing was sent")
-    return SOME_NOT_SENT if problems.total else ALL_SENT
+        has_rows = total or problems.total
+        say(f"{plural(total, 'message')} in all; nothing was sent" if has_rows else _NO_ROWS)
+    return SOME_NOT_SENT if problems.total or not total else ALL_SENT
+
+
+_NO_ROWS = "the list has no rows"
+
+
+def _check_limit(limit: int | None) -> None:
+    if limit is not None and limit < 1:
+        raise ConfigurationError(f"--limit {limit} is too few; give 1 or more")
 
 
 def _sample(sandbox: bool) -> Path:
@@ -183,6 +208,26 @@ def _lookups(reading: Reading, check_actions: bool) -> list[str]:
         "getAttributes": reading.template is not None,
     }
     return [name for name, is_asked in asked.items() if is_asked]
+
+
+def _limited(lanes: Sequence[Lane], limit: int | None) -> list[Lane]:
+    """What a run with a limit takes up of each lane; they take turns."""
+    if limit is None:
+        return list(lanes)
+
+    def number(turns: int) -> int:
+        return sum(min(lane.number, turns) for lane in lanes)
+
+    turns = bisect_right(range(limit + 1), limit, key=number) - 1
+    rest = limit - number(turns)
+    taken: list[Lane] = []
+    for lane in lanes:
+        more = 1 if rest and lane.number > turns else 0
+        rest -= more
+        most = min(lane.number, turns) + more
+        if most:
+            taken.append(evolve(lane, number=most, files=round(lane.files * most / lane.number)))
+    return taken
 
 
 @frozen
@@ -232,14 +277,31 @@ def _show_left_alone(talk: Talk, enrolled: Enrolled, campaign: str) -> None:
         counts = ", ".join(f"{number:,} {name}" for name, number in enrolled.left_alone.items())
         talk.mention(f"left alone, by what the ledger knows: {counts}")
         for row in enrolled.some_left_alone:
-            where = "" if row.campaign in (None, campaign) else f" in campaign {row.campaign!r}"
-            talk.mention(_named(row) + where)
+            if row.status != "sent" or row.campaign not in (None, campaign):
+                talk.mention(_named(row, campaign))
     if enrolled.changed:
-        differ, change = ("differs", "changes") if enrolled.changed == 1 else ("differ", "change")
-        rows = plural(enrolled.changed, "row")
-        talk.insist(f"{rows} {differ} from what was enrolled, and {change} nothing any more:")
-        for row in enrolled.some_changed:
-            talk.insist(_named(row))
+        _show_changed(talk, enrolled, campaign)
+    if enrolled.missing:
+        talk.insist(
+            f"--again waits for an earlier run, which has {plural(enrolled.missing, 'message')} "
+            f"left that this list does not name (order {enrolled.first_missing}); put it back, "
+            "or use another --campaign"
+        )
+
+
+def _show_changed(talk: Talk, enrolled: Enrolled, campaign: str) -> None:
+    one = enrolled.changed == 1
+    differ, are, it = ("differs", "is", "it") if one else ("differ", "are", "them")
+    some = enrolled.some_changed
+    statuses = {row.status for row in some}
+    was = "sent" if statuses == {"sent"} else "recorded"
+    again = "" if statuses & {"sending", "unknown"} else f"; --again sends {it}"
+    places = {row.campaign for row in some} - {campaign}
+    where = f" (in campaign {', '.join(map(repr, sorted(map(str, places))))})" if places else ""
+    rows = plural(enrolled.changed, "row")
+    talk.insist(f"{rows} {differ} from what was {was}{where}, and {are} not sent{again}:")
+    for row in some:
+        talk.insist(_named(row, campaign))
 
 
 def _show_problems(say: Callable[[str], None], title: str, problems: Problems) -> None:
@@ -250,25 +312,35 @@ def _show_problems(say: Callable[[str], None], title: str, problems: Problems) -
         say(f"  and {more:,} more")
 
 
-def _named(row: LeftAlone) -> str:
-    return f"  line {row.line}: {row.operation} for {row.amazon_order_id}: {row.status}"
+def _named(row: LeftAlone, campaign: str) -> str:
+    where = "" if row.campaign in (None, campaign) else f" in campaign {row.campaign!r}"
+    return f"  line {row.line}: {row.operation} for {row.amazon_order_id}: {row.status}{where}"
 
 
 def _show_plan(talk: Talk, lanes: Sequence[Lane], lookups: Sequence[str]) -> None:
-    talk.insist(_table_of(lanes))
-    longest = max(seconds_by_plans(lanes, lookups).values(), default=0.0)
+    talk.insist(_table_of(lanes, lookups))
     total = plural(sum(lane.number for lane in lanes), "message")
-    talk.insist(f"{total}, {duration(longest)} by the usage plans; nothing was sent")
+    time = duration(_longest(lanes, lookups))
+    talk.insist(f"{total}, {time} by the usage plans; nothing was sent")
     talk.mention("What a ledger knows to be sent already is not taken into account.")
 
 
-def _show_credentials(talk: Talk, amazon: Amazon, lanes: Sequence[Lane]) -> None:
-    """Which accounts could not be used."""
+def _longest(lanes: Sequence[Lane], lookups: Sequence[str]) -> float:
+    return max(seconds_by_plans(lanes, lookups).values(), default=0.0)
+
+
+def _status_of_dry_run(
+    talk: Talk, amazon: Amazon, lanes: Sequence[Lane], problems: Problems
+) -> int:
+    """Tell which accounts could not be used."""
+    status = SOME_NOT_SENT if problems.total else ALL_SENT
     for account in sorted({lane.account for lane in lanes}):
         try:
             amazon.credentials(account)
         except MessagingError as error:
             talk.insist(f"account {account}: {error}")
+            status = WRONG_USAGE
+    return status
 
 
 async def _confirm(
@@ -277,12 +349,10 @@ async def _confirm(
     run: str,
     lanes: Sequence[Lane],
     lookups: Sequence[str],
-    total: int,
     amazon: Amazon,
 ) -> None:
     """Show what is about to reach buyers, and ask."""
-    talk.insist(_table_of(lanes))
-    longest = max(seconds_by_plans(lanes, lookups).values(), default=0.0)
+    talk.insist(_table_of(lanes, lookups))
     named_places = await book.marketplaces(run)
     places = {amazon.place if found is None else Marketplace.of(found) for found in named_places}
     talk.insist("marketplaces: " + ", ".join(sorted(found.name for found in places)))
@@ -290,11 +360,13 @@ async def _confirm(
     talk.insist(f"first: {first.operation} to order {first.amazon_order_id}")
     for name, value in attrs.asdict(first.request, recurse=False).items():
         talk.insist(f"  {name}: {value}")
+    total = sum(lane.number for lane in lanes)
     messages = plural(total, "message")
     if sys.stdin is None or not sys.stdin.isatty():
         would = f"{messages} would go to buyers at {amazon.endpoint.api_url}"
         raise ConfigurationError(f"{would}; add --yes to send")
-    talk.insist(f"{messages} to buyers at {amazon.endpoint.api_url}, in {duration(longest)}")
+    time = duration(_longest(lanes, lookups))
+    talk.insist(f"{messages} to buyers at {amazon.endpoint.api_url}, in {time}")
     if _asked(talk, f"Type {total} to send: ") != str(total):
         raise ConfigurationError("that is another number; nothing was sent")
 
@@ -311,13 +383,12 @@ def _asked(talk: Talk, question: str) -> str:
         signal.signal(signal.SIGINT, usual)
 
 
-def _table_of(lanes: Sequence[Lane]) -> Table:
+def _table_of(lanes: Sequence[Lane], lookups: Sequence[str]) -> Table:
     table = Table("account", "operation", "messages", "time by plan")
-    for lane in lanes:
-        (seconds,) = seconds_by_plans([lane]).values()
-        table.add_row(
-            Text(shown(lane.account)), lane.operation, f"{lane.number:,}", duration(seconds)
-        )
+    for lane in Tally(lanes, lookups=lookups).lanes:
+        seconds, _ = lane.seconds_left(lane.number)
+        account = Text(shown(lane.account))
+        table.add_row(account, lane.operation, f"{lane.number:,}", duration(seconds))
     return table
 
 
@@ -346,34 +417,71 @@ def _show_message(row: LedgerRow, reading: Reading) -> None:
 
 
 def _stop_on_sigterm() -> None:
-    """Let SIGTERM stop a run as Ctrl-C does."""
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    """Let SIGTERM stop a run as Ctrl-C does.
+
+    What a script begins with & has SIGINT ignored, and asyncio no handler for it.
+    """
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+
+    def stop(*_: object) -> None:
+        if callable(signal.getsignal(signal.SIGINT)):
+            signal.raise_signal(signal.SIGINT)
+        elif task is not None:
+            loop.call_soon_threadsafe(task.cancel)
+
+    signal.signal(signal.SIGTERM, stop)
 
 
-@frozen
+@contextmanager
+def _signals(do: Callable[[], object]) -> Iterator[None]:
+    """What Ctrl-C and SIGTERM do meanwhile, unless they are ignored."""
+    usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    heeded = {number: handler for number, handler in usual.items() if callable(handler)}
+    for number in heeded:
+        signal.signal(number, lambda *_: do())
+    try:
+        yield
+    finally:
+        for number, handler in heeded.items():
+            signal.signal(number, handler)
+
+
+@define
 class _Run:
     """A run, and how it is shown.
 
+    sessions: by account.
+    kept: where it is recorded; None if that is thrown away.
     discard: a folder that goes with the run, however it ends.
+    is_stopped: whether it was, before its end, by the user or by a reader that went away.
+    is_heard: whether standard output takes the results.
     """
 
     run: CampaignRun
     tally: Tally
     talk: Talk
+    sessions: Mapping[str, MessagingSession]
+    kept: Recording | None
     discard: Path | None
+    is_stopped: bool = False
+    is_heard: bool = True
 
-    async def send(self, sessions: Mapping[str, MessagingSession]) -> None:
+    async def send(self) -> None:
         """Send all, and tell what became of it."""
-        try:
-            async with self.run.outcomes() as outcomes, self._shown() as watch:
-                try:
-                    await self._count(outcomes, watch)
-                except asyncio.CancelledError:  # Ctrl-C: what is in flight ends, and is counted
-                    self._stop()
-                    await self._count(outcomes, watch)
-        finally:
-            self.tally.count_unsent()
-            await self._close(sessions)
+        with ExitStack() as stack:
+            try:
+                async with self.run.outcomes() as outcomes, self._shown() as watch:
+                    try:
+                        await self._count(outcomes, watch)
+                    except asyncio.CancelledError:  # Ctrl-C: what is in flight ends, and is counted
+                        # As abrupt as a kill, and as safe: what is in flight will be unknown.
+                        stack.enter_context(_signals(self._exit_at_once))
+                        self._stop()
+                        await self._count(outcomes, watch)
+            finally:
+                self.tally.count_unsent()
+                self._tell()
+        await self._tell_available()
 
     @asynccontextmanager
     async def _shown(self) -> AsyncIterator[Watch | None]:
@@ -391,17 +499,27 @@ class _Run:
     async def _count(self, outcomes: AsyncIterator[Outcome], watch: Watch | None) -> None:
         async for outcome in outcomes:
             self.tally.count(outcome)
-            if self.talk.of_results:
-                print(_as_json(outcome), flush=True)  # noqa: T201 - the result itself
+            if self.talk.of_results and self.is_heard:
+                self._hand_out(outcome)
             if watch is not None:
                 watch.show()
 
+    def _hand_out(self, outcome: Outcome) -> None:
+        try:
+            print(_as_json(outcome), flush=True)  # noqa: T201 - the result itself
+        except OSError as error:
+            is_closed = isinstance(error, BrokenPipeError)
+            what = "was closed" if is_closed else f"takes no more ({error.strerror})"
+            self.is_heard, self.is_stopped = False, True
+            hush(sys.stdout)
+            self.run.stop()
+            self.talk.insist(f"standard output {what}; exchanges in flight end, and no more begin")
+
     def _stop(self) -> None:
         asyncio.current_task().uncancel()  # type: ignore[union-attr]
+        self.is_stopped = True
         self.run.stop()
         self.talk.insist("stopping: exchanges in flight end first; Ctrl-C again stops at once")
-        # As abrupt as a kill, and as safe: what is in flight will be unknown.
-        signal.signal(signal.SIGINT, lambda *_: self._exit_at_once())
 
     def _exit_at_once(self) -> None:
         self.talk.console.show_cursor()
@@ -409,27 +527,74 @@ class _Run:
             shutil.rmtree(self.discard, ignore_errors=True)
         os._exit(STOPPED)
 
-    async def _close(self, sessions: Mapping[str, MessagingSession]) -> None:
+    def _tell(self) -> None:
+        """What became of all, and of which orders it was nothing good."""
         tally = self.tally
         if not tally.number():
             return
         self.talk.mention(closing_table(tally))
         for outcome in tally.named:
-            order, reason = outcome.message.amazon_order_id, outcome.error
-            session = sessions[outcome.message.account or DEFAULT_ACCOUNT]
-            available = await available_now(reason, session, order, outcome.message.marketplace)
-            self.talk.insist(f"{outcome.status}: {reason or order}{available}")
-        left = tally.number() - tally.number("sent") - tally.number("planned") - len(tally.named)
-        if left:
-            self.talk.insist(f"and {left:,} more; see sp-messaging report")
+            self.talk.insist(f"{outcome.status}: {_reason(outcome)}")
+        told = Counter(outcome.status for outcome in tally.named)
+        for status in ("skipped", "rejected", "unknown"):
+            if self.kept and (more := tally.number(status) - told[status]):
+                words = f"ledger list --status {status}{self.kept.of_campaign}"
+                self.talk.insist(f"and {more:,} more {status}; see sp-messaging {words}")
         if unsent := tally.number("planned"):
-            for account, reason in self.run.unsent.items():
+            self._tell_unsent(unsent)
+
+    def _tell_unsent(self, number: int) -> None:
+        for account, reason in self.run.unsent.items():
+            if not (self.is_stopped and isinstance(reason, PlanWaitExceeded)):  # withdrawn
                 self.talk.insist(f"account {account}: {reason}")
-            were = "was" if unsent == 1 else "were"
-            messages = plural(unsent, "message")
-            self.talk.insist(
-                f"{messages} {were} not sent; the same command again sends what is left"
-            )
+        were = "was" if number == 1 else "were"
+        how = "; the same command again sends what is left" if self.kept else ""
+        self.talk.insist(f"{plural(number, 'message')} {were} not sent{how}")
+
+    async def _tell_available(self) -> None:
+        """Of kinds that are not available for an order: which ones are."""
+        denied = [
+            outcome
+            for outcome in self.tally.named
+            if isinstance(outcome.error, MessageNotAvailable)
+        ]
+        asked = [] if self.is_stopped else denied[:_ASKED]
+        answers = await self._available(asked)
+        for outcome, available in zip(asked, answers, strict=False):
+            if available:
+                order = outcome.message.amazon_order_id
+                self.talk.insist(f"order {order}: {available.removeprefix('; ')}")
+        if len(denied) > len(answers):
+            self.talk.insist("what is available for an order: sp-messaging actions ORDER")
+
+    async def _available(self, outcomes: Sequence[Outcome]) -> list[str]:
+        """Ask Amazon; nothing if Ctrl-C ends it, which is no end of the run."""
+        asking = asyncio.gather(*map(self._available_of, outcomes))
+        loop = asyncio.get_running_loop()
+        with _signals(lambda: loop.call_soon_threadsafe(asking.cancel)):
+            try:
+                return await asking
+            except asyncio.CancelledError:
+                return []
+
+    def _available_of(self, outcome: Outcome) -> Awaitable[str]:
+        message = outcome.message
+        session = self.sessions[message.account or DEFAULT_ACCOUNT]
+        return available_now(outcome.error, session, message.amazon_order_id, message.marketplace)
+
+
+def _reason(outcome: Outcome) -> str:
+    """Why a message was not sent, or is not known to be, with its operation and order."""
+    message = outcome.message
+    of = f"{by_request(message.request).name} for order {message.amazon_order_id}"
+    reason = str(outcome.error or "")
+    return reason if reason.startswith(of) else f"{of}: {reason}"
+
+
+def _show_how_to_resolve(talk: Talk, recording: Recording) -> None:
+    listed = f"sp-messaging ledger list --status unknown{recording.of_ledger}"
+    resolve = f"sp-messaging ledger resolve ORDER OPERATION sent|not-sent{recording.of_ledger}"
+    talk.insist(f"{listed} names the unknown ones; look in Seller Central, and then: {resolve}")
 
 
 async def _tick(watch: Watch) -> None:
@@ -454,7 +619,7 @@ async def _status(book: SQLiteLedger, enrolled: Enrolled, problems: Problems) ->
     counts = await book.counts(run=enrolled.run)
     if counts.get("unknown") or enrolled.left_alone.get("unknown"):
         return SOME_UNKNOWN
-    if counts.get("planned") or counts.get("sending"):
+    if counts.get("planned") or counts.get("sending") or enrolled.missing:
         return STOPPED
-    all_sent = not problems.total and counts.keys() <= {"sent"}
+    all_sent = not (problems.total or enrolled.changed) and counts.keys() <= {"sent"}
     return ALL_SENT if all_sent else SOME_NOT_SENT

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import webbrowser
-from collections.abc import Mapping
 
 from rich.table import Table
 
@@ -64,20 +63,9 @@ async def sandbox(
     async with Sandbox(host, port) as local:
         terminal.say(f"A local Amazon listens on {local.url}; it messages nobody.")
         terminal.say(f"Open {local.url}/ to see what buyers get. Point a client at it:")
-        for name, value in _environment(local).items():
+        for name, value in local.environment().items():
             terminal.say(f"  export {name}='{value}'")
         terminal.say("Ctrl-C stops it.")
         if open:
             await asyncio.to_thread(webbrowser.open, f"{local.url}/")
         await asyncio.Event().wait()
-
-
-def _environment(local: Sandbox) -> Mapping[str, str]:
-    return {
-        "SP_MESSAGING_API_URL": local.endpoint.api_url,
-        "SP_MESSAGING_TOKEN_URL": local.endpoint.token_url,
-        "LWA_APP_ID": "any",
-        "LWA_CLIENT_SECRET": "any",
-        "SP_API_REFRESH_TOKEN": "any",
-        "SP_API_DEFAULT_MARKETPLACE": "US",
-    }

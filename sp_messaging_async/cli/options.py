@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import tempfile
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
@@ -31,9 +32,9 @@ from . import exchanges
 
 __all__ = [
     "Flag",
-    "LedgerFile",
     "Listing",
     "Many",
+    "Place",
     "Record",
     "Recording",
     "Seller",
@@ -44,7 +45,6 @@ __all__ = [
 
 Flag = Annotated[bool, Parameter(negative=(), show_default=False)]
 Many = Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)]
-LedgerFile = Annotated[Path | None, Parameter(name="--ledger")]
 
 _THE_LIST = Group("The list", sort_key=1)
 _WHERE = Group("Amazon and the accounts", sort_key=2)
@@ -53,30 +53,21 @@ _RECORD = Group("The record", sort_key=3)
 
 @Parameter(name="*", group=_WHERE)
 @frozen
-class Where:
-    """Which Amazon, and for whom.
+class Place:
+    """Which Amazon.
 
     Parameters
     ----------
     marketplace:
         Where orders are that name no marketplace, such as DE; SP_API_DEFAULT_MARKETPLACE unless
         given.
-    credentials:
-        A TOML or YAML file with a table for each account. Unless given: the environment
-        (LWA_APP_ID, LWA_CLIENT_SECRET, SP_API_REFRESH_TOKEN, each with _ACCOUNT at its end for
-        others than the default account), else credentials.toml in the user's folder for
-        sp-messaging, else the credentials.yml of python-amazon-sp-api.
     sandbox:
         Talk to a local Amazon of the command's own, which messages nobody: no credentials, and,
         unless one is named, a ledger that is thrown away.
-    verbose:
-        Show every exchange with Amazon on standard error, without secrets and buyers' texts.
     """
 
     marketplace: str | None = None
-    credentials: Path | None = None
     sandbox: Flag = False
-    verbose: Flag = False
 
     @property
     def place(self) -> Marketplace:
@@ -87,6 +78,26 @@ class Where:
                 "no marketplace: give --marketplace, or set SP_API_DEFAULT_MARKETPLACE"
             )
         return Marketplace.of(name or "US")
+
+
+@Parameter(name="*", group=_WHERE)
+@frozen
+class Where(Place):
+    """Which Amazon, and for whom.
+
+    Parameters
+    ----------
+    credentials:
+        A TOML or YAML file with a table for each account. Unless given: the environment
+        (LWA_APP_ID, LWA_CLIENT_SECRET, SP_API_REFRESH_TOKEN, each with _ACCOUNT at its end for
+        others than the default account), else credentials.toml in the user's folder for
+        sp-messaging, else the credentials.yml of python-amazon-sp-api.
+    verbose:
+        Show every exchange with Amazon on standard error, without secrets and buyers' texts.
+    """
+
+    credentials: Path | None = None
+    verbose: Flag = False
 
     async def open(self, stack: AsyncExitStack, *traces: TraceConfig) -> Amazon:
         """The Amazon to talk to, for as long as the stack is open."""
@@ -228,6 +239,18 @@ class Recording(Record):
     campaign: str = DEFAULT_CAMPAIGN
     again: Flag = False
 
+    @property
+    def of_ledger(self) -> str:
+        """What a command about the ledger's file has to name, with a space before it."""
+        return "" if self.ledger is None else f" --ledger {shlex.quote(str(self.ledger))}"
+
+    @property
+    def of_campaign(self) -> str:
+        """The same of a command about the campaign."""
+        if self.campaign == DEFAULT_CAMPAIGN:
+            return self.of_ledger
+        return f"{self.of_ledger} --campaign {shlex.quote(self.campaign)}"
+
 
 def ledger_file(given: Path | None) -> Path:
     """The ledger's file, its folder made if it is the user's own."""
@@ -264,6 +287,8 @@ class Listing:
         The list's, such as windows-1252. Unless given: UTF-8, or what its first bytes say.
     timezone:
         Of dates without an offset, such as Europe/Berlin. A date alone is then its whole day.
+    account:
+        The account, for rows that name none; the default one unless given.
     any_order_id:
         Take order ids of another form than 3-7-7 digits.
     strict:
@@ -279,6 +304,7 @@ class Listing:
     map: Many = ()
     encoding: str | None = None
     timezone: str | None = None
+    account: str | None = None
     any_order_id: Flag = False
     strict: Flag = False
 
@@ -300,6 +326,7 @@ class Listing:
             text=self.text,
             attachments=self.attach,
             attachments_from=self.attachments_from,
+            account=self.account,
             any_order_id=self.any_order_id,
             timezone=time_zone(self.timezone),
             template=template,

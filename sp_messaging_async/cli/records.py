@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
+import errno
 import os
-import stat
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -20,7 +21,7 @@ from ..ledger import LedgerRow, Status
 from ..operations import named
 from ..sqlite_ledger import SQLiteLedger
 from .app import ALL_SENT, SOME_NOT_SENT, app
-from .options import Flag, LedgerFile, ledger_file
+from .options import Flag, Record, ledger_file
 from .terminal import plural, say
 
 __all__ = ["books", "report"]
@@ -32,7 +33,7 @@ app.command(books)
 @books.command(name="list")
 async def list_(
     *,
-    ledger: LedgerFile = None,
+    record: Record = Record(),
     campaign: str | None = None,
     status: Status | None = None,
     show_text: Flag = False,
@@ -41,8 +42,6 @@ async def list_(
 
     Parameters
     ----------
-    ledger:
-        The ledger's file; one in the user's data folder unless given.
     campaign:
         Only those of a campaign.
     status:
@@ -50,7 +49,7 @@ async def list_(
     show_text:
         Show what is to be sent; it is erased once a message is settled.
     """
-    async with SQLiteLedger(_existing(ledger)) as book:
+    async with SQLiteLedger(_existing(record.ledger)) as book:
         async for row in _all_rows(book, campaign, status):
             reason = f": {row.error}" if row.error else ""
             say(f"{row.status:8} {row.amazon_order_id} {row.operation} ({row.campaign}){reason}")
@@ -66,7 +65,7 @@ async def resolve(
     /,
     *,
     from_csv: Path | None = None,
-    ledger: LedgerFile = None,
+    record: Record = Record(),
     campaign: str | None = None,
 ) -> int:
     """Settle messages of unknown outcome, after a look in Seller Central.
@@ -83,18 +82,15 @@ async def resolve(
         What Seller Central shows.
     from_csv:
         A file with these three as columns order_id, operation and outcome, in place of them.
-    ledger:
-        The ledger's file; one in the user's data folder unless given.
     campaign:
         Only those of a campaign.
     """
-    if from_csv is None and (order is None or operation is None or outcome is None):
-        raise ConfigurationError("give ORDER OPERATION sent|not-sent, or --from-csv FILE")
-    given = (
-        [(order or "", operation or "", outcome or "")] if from_csv is None else _answers(from_csv)
-    )
+    given = _given(order, operation, outcome, from_csv)
+    if not given:
+        say(f"{from_csv} has no rows")
+        return SOME_NOT_SENT
     missing = 0
-    async with SQLiteLedger(_existing(ledger)) as book:
+    async with SQLiteLedger(_existing(record.ledger)) as book:
         for amazon_order_id, name, answer in given:
             number = await book.resolve(
                 amazon_order_id, named(name).name, sent=answer == "sent", campaign=campaign
@@ -103,6 +99,19 @@ async def resolve(
             result = answer if number else "no message of unknown outcome"
             say(f"{amazon_order_id} {named(name).name}: {result}")
     return SOME_NOT_SENT if missing else ALL_SENT
+
+
+def _given(
+    order: str | None, operation: str | None, outcome: str | None, from_csv: Path | None
+) -> list[tuple[str, str, str]]:
+    one = (order, operation, outcome)
+    if from_csv is not None and not any(one):
+        return _answers(from_csv)
+    if from_csv is None and order and operation and outcome:
+        return [(order, operation, outcome)]
+    raise ConfigurationError(
+        "give ORDER OPERATION sent|not-sent, or --from-csv FILE in place of all three"
+    )
 
 
 _ANSWERS = ("order_id", "operation", "outcome")
@@ -135,18 +144,16 @@ def _answer(place: str, row: Mapping[str, str | None]) -> tuple[str, str, str]:
 
 
 @books.command
-async def purge(*, older_than: str, ledger: LedgerFile = None) -> None:
+async def purge(*, older_than: str, record: Record = Record()) -> None:
     """Forget settled messages. That they were sent is remembered by a digest, so never twice.
 
     Parameters
     ----------
     older_than:
         How old: 30d, 12h or 90m. Messages of unknown outcome are kept until they are resolved.
-    ledger:
-        The ledger's file; one in the user's data folder unless given.
     """
     before = datetime.now(UTC) - _age(older_than)
-    async with SQLiteLedger(_existing(ledger)) as book:
+    async with SQLiteLedger(_existing(record.ledger)) as book:
         number = await book.purge(before)
         unknown = (await book.counts()).get("unknown", 0)
     kept = f"; {plural(unknown, 'unknown one')} kept" if unknown else ""
@@ -162,15 +169,9 @@ def _age(text: str) -> timedelta:
 
 
 @books.command
-async def salvage(*, ledger: LedgerFile = None) -> None:
-    """Open a ledger that lost its last commits: all that is planned becomes unknown.
-
-    Parameters
-    ----------
-    ledger:
-        The ledger's file; one in the user's data folder unless given.
-    """
-    book = SQLiteLedger(_existing(ledger))
+async def salvage(*, record: Record = Record()) -> None:
+    """Open a ledger that lost its last commits: all that is planned becomes unknown."""
+    book = SQLiteLedger(_existing(record.ledger))
     try:
         number = await book.salvage()
     finally:
@@ -199,7 +200,7 @@ async def _all_rows(
 @app.command
 async def report(
     *,
-    ledger: LedgerFile = None,
+    record: Record = Record(),
     campaign: str | None = None,
     format: Literal["table", "json", "csv", "html"] = "table",  # noqa: A002 - the option's name
     output: Path | None = None,
@@ -209,8 +210,6 @@ async def report(
 
     Parameters
     ----------
-    ledger:
-        The ledger's file; one in the user's data folder unless given.
     campaign:
         Only those of a campaign.
     format:
@@ -221,22 +220,23 @@ async def report(
     show_text:
         With json and csv: include what is to be sent; it is erased once a message is settled.
     """
-    async with SQLiteLedger(_existing(ledger)) as book:
-        counts = await book.counts(campaign=campaign)
+    if show_text and format in ("table", "html"):
+        raise ConfigurationError(f"--show-text is not for --format {format}; give json or csv")
+    async with SQLiteLedger(_existing(record.ledger)) as book:
+        rows = _all_rows(book, campaign)
         with _output(output, other_than=book.path) as file:
-            if format == "table":
-                write_table(counts, file)
-            elif format == "html":
-                await write_html(
-                    _all_rows(book, campaign),
-                    file,
-                    campaign=campaign,
-                    made_at=datetime.now(UTC),
-                    ledger=ledger,
-                )
-            else:
-                write = write_json if format == "json" else write_csv
-                await write(counts, _all_rows(book, campaign), file, show_text=show_text)
+            match format:
+                case "table":
+                    write_table(await book.counts(campaign=campaign), file)
+                case "html":
+                    now = datetime.now(UTC)
+                    ledger = record.ledger
+                    await write_html(rows, file, campaign=campaign, made_at=now, ledger=ledger)
+                case "csv":
+                    await write_csv(rows, file, show_text=show_text)
+                case "json":
+                    counts = await book.counts(campaign=campaign)
+                    await write_json(counts, rows, file, show_text=show_text)
 
 
 @contextmanager
@@ -246,8 +246,32 @@ def _output(path: Path | None, *, other_than: Path) -> Iterator[TextIO]:
         return
     if path.exists() and path.samefile(other_than):
         raise ConfigurationError("--output names the ledger itself; name another file")
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    if stat.S_ISREG(os.fstat(descriptor).st_mode):  # and no device, such as /dev/null
-        path.chmod(0o600)  # if it was there before
-    with open(descriptor, "w", encoding="utf-8", newline="") as file:  # noqa: PTH123 - a descriptor
-        yield file
+    try:
+        is_device = path.exists() and not path.is_file()  # or a folder, which cannot be opened
+        with _text_file(path) if is_device else _replaced(path) as file:
+            yield file
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise ConfigurationError(f"the report cannot be written: {reason}: {path}") from None
+
+
+def _text_file(path: Path) -> TextIO:
+    return path.open("w", encoding="utf-8", newline="")
+
+
+@contextmanager
+def _replaced(path: Path) -> Iterator[TextIO]:
+    """A file for its user only, which takes the place of another once it is whole."""
+    try:
+        target = path.resolve()
+    except RuntimeError:  # as some Pythons say it
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from None
+    descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    beside = Path(name)
+    try:
+        with open(descriptor, "w", encoding="utf-8", newline="") as file:  # noqa: PTH123 - a descriptor
+            yield file
+        beside.replace(target)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise

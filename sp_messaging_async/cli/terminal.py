@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from types import TracebackType
+from typing import IO
 
 from attrs import frozen
 from rich.console import Console, RenderableType
@@ -12,10 +15,55 @@ from rich.console import Console, RenderableType
 from ..credentials import ReadableByOthersWarning
 from ..errors import RetiredOperationWarning
 
-__all__ = ["Talk", "err", "notes", "out", "plural", "say", "shown", "tell"]
+__all__ = ["Talk", "Terminal", "err", "hush", "notes", "out", "plural", "say", "shown", "tell"]
 
-out = Console()
-err = Console(stderr=True, soft_wrap=True, highlight=False)
+_WIDE = 1000  # columns where there is no terminal to be narrow, and nothing is to be cut
+
+
+class Terminal(Console):
+    """A console that may lose its reader, or its disk, while what it tells of goes on.
+
+    goes_on: whether that is so; else it ends the command.
+    """
+
+    def __init__(self, *, width: int | None = None, stderr: bool = False) -> None:
+        super().__init__(width=width, stderr=stderr, soft_wrap=stderr, highlight=not stderr)
+        self.goes_on = stderr
+        if width is None and not self.is_terminal:
+            self.width = _WIDE
+
+    def on_broken_pipe(self) -> None:
+        """Be silent from now on, or end the command."""
+        if not self.goes_on:
+            super().on_broken_pipe()
+        self._fall_silent()
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            super().__exit__(exc_type, exc, traceback)
+        except OSError:
+            if not self.goes_on:
+                raise
+            self._fall_silent()
+
+    def _fall_silent(self) -> None:
+        self.quiet = True
+        hush(self.file)
+
+
+def hush(file: IO[str]) -> None:
+    """Lead what is written to a file nowhere, also what its buffer holds at the command's end."""
+    with suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:  # noqa: PTH123
+        os.dup2(nowhere.fileno(), file.fileno())
+
+
+out = Terminal()
+err = Terminal(stderr=True)
 
 
 def say(text: str) -> None:
@@ -40,9 +88,19 @@ class Talk:
     quiet: bool = False
 
     @property
-    def console(self) -> Console:
+    def console(self) -> Terminal:
         """Where it is told."""
         return err if self.of_results else out
+
+    @contextmanager
+    def going_on(self) -> Iterator[None]:
+        """Meanwhile, nobody needs to hear it."""
+        console = self.console
+        usual, console.goes_on = console.goes_on, True
+        try:
+            yield
+        finally:
+            console.goes_on = usual
 
     def mention(self, text: RenderableType) -> None:
         """Tell what is good to know."""

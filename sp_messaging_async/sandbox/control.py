@@ -25,9 +25,10 @@ from aiohttp.typedefs import Handler
 
 from ..models import FILE_TYPES, MessageRequest
 from ..operations import MESSAGING, OPERATIONS, UsagePlan
-from .faults import TOKEN, UPLOAD, Fault
+from .faults import PUT_FILE, TOKEN, Fault
 from .inbox import Delivered
 from .journal import Exchange
+from .login import TOKEN_PATH
 from .messaging import ORDER_ID
 from .page import Guard
 
@@ -42,7 +43,7 @@ _MOST_CHANCES = 100
 _PAGE = 500  # messages, buckets, orders or faults in one answer
 _HIDDEN = "(hidden)"
 _IMAGES = ("image/png", "image/jpeg", "image/gif")
-_TARGETS = (*OPERATIONS, TOKEN, UPLOAD)
+_TARGETS = (*OPERATIONS, TOKEN, PUT_FILE)
 _TOKEN_LIKE = re.compile(r"Atz[ar](?:\||%7C)[\w.~-]+", re.IGNORECASE)
 
 
@@ -93,7 +94,8 @@ class Control:
             "ready": True,
             "started": self._started,
             "api_url": request.origin,
-            "token_url": f"{request.origin}/auth/o2/token",
+            "token_url": request.origin + TOKEN_PATH,
+            "environment": self._sandbox.environment(request.origin),
             "operations": [row.name for row in MESSAGING.values() if row.messages_buyer],
             "targets": list(_TARGETS),
         }
@@ -469,7 +471,7 @@ def _content(request: MessageRequest) -> dict[str, object]:
 
 def _shown_path(exchange: Exchange) -> str:
     """A path and query without what lets somebody upload or log in."""
-    secret = "?" if exchange.operation in (TOKEN, UPLOAD) else "X-Amz-"
+    secret = "?" if exchange.operation in (TOKEN, PUT_FILE) else "X-Amz-"
     before, found, _ = exchange.path.partition(secret)
     return _without_tokens(f"{before}{'?…' if secret == '?' else '…'}" if found else before)
 
@@ -482,7 +484,7 @@ def _shown(exchange: Exchange, body: bytes) -> str:
     """A body as far as it may be shown: no tokens, no credentials, no files."""
     if exchange.operation == TOKEN:
         return _HIDDEN if body else ""
-    if exchange.operation == UPLOAD:
+    if exchange.operation == PUT_FILE:
         return f"({len(body):,} bytes or more)" if body else ""
     text = body.decode("utf-8", "replace")
     return _without_tokens(text) if "X-Amz-" not in text else _HIDDEN

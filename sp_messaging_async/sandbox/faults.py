@@ -15,10 +15,11 @@ from attrs import frozen
 from ..operations import MESSAGING, OPERATIONS
 from .answers import api_error
 
-__all__ = ["Fault", "Faults"]
+__all__ = ["PUT_FILE", "TOKEN", "Door", "Fault", "Faults"]
 
+# What may fail beside the operations: Login with Amazon, and the host that takes uploads.
 TOKEN = "token"
-UPLOAD = "upload"
+PUT_FILE = "upload"
 
 
 class Fault(Enum):
@@ -87,8 +88,8 @@ class Faults:
     changed: called whenever something is added or taken.
     """
 
-    def __init__(self, listener: Listener, changed: Callable[[], None]) -> None:
-        self._listener = listener
+    def __init__(self, door: Door, changed: Callable[[], None]) -> None:
+        self._door = door
         self._changed = changed
         self._script: deque[Scripted] = deque()
         self._chances: list[Chance] = []
@@ -150,7 +151,7 @@ class Faults:
 
     def refused(self) -> AbstractAsyncContextManager[None]:
         """While it is open, connections are refused, and those that are open are closed."""
-        return self._listener.refusing()
+        return self._door.refusing()
 
     def take(self, operation: str, amazon_order_id: str | None) -> Fault | None:
         """The fault for a request, which is spent with it."""
@@ -210,7 +211,7 @@ async def _cut(request: web.Request, status: int) -> web.StreamResponse:
 
 
 def _check_name(operation: str | None) -> None:
-    if operation is not None and operation not in {*OPERATIONS, TOKEN, UPLOAD}:
+    if operation is not None and operation not in {*OPERATIONS, TOKEN, PUT_FILE}:
         raise ValueError(f"{operation!r} is no operation")
 
 
@@ -283,8 +284,8 @@ _PERFORM: dict[Fault, Performance] = {
 }
 
 
-class Listener:
-    """The open door of the sandbox, which can be shut for a while."""
+class Door:
+    """The door of the sandbox, open but for a while in which it is shut."""
 
     def __init__(self, open_: Callable[[], Awaitable[None]], shut: Callable[[], Awaitable[None]]):
         self._open = open_

@@ -12,13 +12,25 @@ from typing import Any
 from aiohttp import web
 from attrs import field, frozen
 
-__all__ = ["BODY", "SHOWN", "Changes", "Exchange", "Journal"]
+__all__ = ["BODY", "SHOWN", "Changes", "Exchange", "Journal", "body_of"]
 
 BODY = web.RequestKey("body", bytes)
-"""Where handlers leave the body that they read, for the journal."""
+"""Where `body_of` leaves a body for the journal."""
 
 _KEPT = 500  # exchanges
 SHOWN = 4096  # bytes of a body
+
+
+async def body_of(request: web.Request) -> bytes:
+    """All of a request's body, left for the journal.
+
+    Raises what `request.read` does.
+    """
+    arrived = request.content
+    # Most bodies have come with their heads, and need not be waited for.
+    body = arrived.read_nowait() if arrived.is_eof() else await request.read()
+    request[BODY] = body
+    return body
 
 
 @frozen
@@ -54,17 +66,18 @@ class Journal:
 
     def add(
         self,
+        *,
         at: float,
-        seconds: float,
+        seller: str | None,
         operation: str,
         verb: str,
         path: str,
-        seller: str | None,
-        request: bytes,
         status: int | None,
+        seconds: float,
+        request: bytes,
         answer: bytes,
     ) -> None:
-        """Note an exchange that has ended."""
+        """Note an exchange that has ended; the arguments are as in `Exchange`."""
         self.total += 1
         # Most are never looked at: what they are made of is kept, and shaped when they are.
         bodies = (request[:SHOWN], answer[:SHOWN])

@@ -8,7 +8,9 @@ from collections.abc import Callable
 from aiohttp import web
 from attrs import field, frozen
 
-__all__ = ["Login", "Refused"]
+__all__ = ["TOKEN_PATH", "Login", "Refused"]
+
+TOKEN_PATH = "/auth/o2/token"
 
 _REFUSED_SECRET = "invalid"
 _REFUSED_TOKEN = "revoked"
@@ -38,7 +40,7 @@ class Login:
         self._tokens: dict[str, _Access] = {}
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """`POST /auth/o2/token`."""
+        """`POST` of a grant to `TOKEN_PATH`."""
         self.requests += 1
         if request.content_type != "application/x-www-form-urlencoded":
             return _refusal(400, "invalid_request", "The request is not form-encoded")

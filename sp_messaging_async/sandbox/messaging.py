@@ -17,7 +17,7 @@ from ..models import FILE_TYPES, MAX_ATTACHMENT_BYTES, Attached, Attachment, Mes
 from ..operations import UPLOAD, Operation
 from .answers import api_error, api_ok
 from .inbox import Delivered, DeliveredFile, Inbox
-from .journal import BODY
+from .journal import body_of
 from .login import Login, Refused
 from .orders import Orders
 from .plans import Plans
@@ -50,7 +50,10 @@ class _Refusal(Exception):
 
     def __init__(self, status: int, code: str, message: str, details: str = "") -> None:
         super().__init__(status, code, message, details)
-        self.args4 = (status, code, message, details)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.details = details
 
 
 def _invalid(message: str, details: str = "") -> _Refusal:
@@ -95,7 +98,7 @@ class Messaging:
                 raise _invalid("Invalid Input", "The user-agent header is missing")
             status, body = await self._answer(operation, request, seller)
         except _Refusal as refusal:
-            return api_error(*refusal.args4, rate=rate)
+            return api_error(refusal.status, refusal.code, refusal.message, refusal.details, rate)
         return api_ok(status, body, rate)
 
     def _seller(self, request: web.Request) -> str:
@@ -110,7 +113,7 @@ class Messaging:
     ) -> tuple[int, object]:
         if operation is UPLOAD:
             return 201, self._upload_destination(request, seller)
-        marketplace = _marketplace(request, {"marketplaceIds"})
+        marketplace = _marketplace(request, _MARKETPLACE_NAMES)
         order_id = _checked_order_id(request.match_info["amazonOrderId"])
         content = await _content(operation, request)
         if order_id == (FAILS_INVOICE if operation.name == "sendInvoice" else FAILS):
@@ -129,7 +132,7 @@ class Messaging:
     def _upload_destination(self, request: web.Request, seller: str) -> object:
         if "%2F" in request.rel_url.raw_path.upper():
             raise _Refusal(403, "Unauthorized", "Access to requested resource is denied.")
-        _marketplace(request, {"marketplaceIds", "contentMD5", "contentType"})
+        _marketplace(request, _UPLOAD_QUERY)
         place = place_of(seller, request.match_info["resource"])
         if place is None:
             raise _invalid("Invalid Input", "The resource takes no uploads")
@@ -155,10 +158,10 @@ class Messaging:
     def _files(
         self, operation: Operation, order_id: str, content: MessageRequest, seller: str
     ) -> tuple[DeliveredFile, ...]:
-        place = Place(seller, order_id, operation.kind)
         listed = cast("Attached", getattr(content, "attachments", ()))
         if not listed:
             return ()
+        place = Place(seller, order_id, operation.kind)
         files = tuple(self._file(item, place) for item in listed if isinstance(item, Attachment))
         if sum(len(file.content or b"") for file in files) > MAX_ATTACHMENT_BYTES:
             raise _invalid("Invalid Input", "The attachments are larger than 10 MB together")
@@ -180,6 +183,7 @@ _MARKETPLACE_NAMES = {
     *("marketplaceId", "marketplaceIds", "MarketplaceId", "MarketplaceIds"),
     *("marketplace_id", "marketplace_ids", "Marketplace", "Marketplaces"),
 }
+_UPLOAD_QUERY = _MARKETPLACE_NAMES | {"contentMD5", "contentType"}
 _MARKETPLACES = {marketplace.id: marketplace for marketplace in Marketplace}
 
 
@@ -190,7 +194,7 @@ def _checked_order_id(order_id: str) -> str:
 
 
 def _marketplace(request: web.Request, known: set[str]) -> Marketplace:
-    unknown = request.query.keys() - known - _MARKETPLACE_NAMES
+    unknown = set(request.query) - known
     if unknown:
         raise _invalid("Invalid Input", f"Unknown query parameter {min(unknown)}")
     given = request.query.getall("marketplaceIds", [])
@@ -207,10 +211,9 @@ async def _content(operation: Operation, request: web.Request) -> MessageRequest
     if operation.request is None:
         return None
     try:
-        raw = await request.read()
+        raw = await body_of(request)
     except web.RequestPayloadError:  # it is not in the Content-Encoding that it names
         raise _invalid("Invalid Input", "The content cannot be read") from None
-    request[BODY] = raw
     if operation.has_body:
         if request.content_type != "application/json":
             raise _Refusal(415, "UnsupportedMediaType", "The content type must be application/json")
@@ -246,7 +249,7 @@ def _decoded(raw: bytes, cls: type[MessageRequest]) -> MessageRequest:
 
 def _without_marketplaces(data: object) -> object:
     """What is left of a body once names of the marketplace are gone from it."""
-    if not isinstance(data, dict) or data.keys().isdisjoint(_MARKETPLACE_NAMES):
+    if not isinstance(data, dict) or _MARKETPLACE_NAMES.isdisjoint(data):
         return data
     return {name: value for name, value in data.items() if name not in _MARKETPLACE_NAMES}
 

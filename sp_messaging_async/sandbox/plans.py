@@ -40,9 +40,13 @@ class Plans:
     """A bucket for every seller and operation.
 
     plans: other plans than Amazon's defaults, by Amazon's name of the operation.
+
+    Raises ValueError for a name that is no operation.
     """
 
     def __init__(self, plans: Mapping[str, UsagePlan] | None, clock: Callable[[], float]) -> None:
+        for name in plans or ():
+            _check_name(name)
         self._first = {name: row.plan for name, row in OPERATIONS.items()} | dict(plans or {})
         self._plans = dict(self._first)
         self._clock = clock
@@ -78,7 +82,11 @@ class Plans:
 
         Raises ValueError for a name that is no operation.
         """
-        if operation not in OPERATIONS:
-            raise ValueError(f"{operation!r} is no operation")
+        _check_name(operation)
         self._plans[operation] = plan
         self._buckets = {key: kept for key, kept in self._buckets.items() if key[1] != operation}
+
+
+def _check_name(operation: str) -> None:
+    if operation not in OPERATIONS:
+        raise ValueError(f"{operation!r} is no operation")

@@ -15,14 +15,13 @@ from aiohttp.typedefs import Handler
 from ..credentials import Credentials
 from ..marketplaces import Endpoint
 from ..models import MAX_ATTACHMENT_BYTES
-from ..operations import MESSAGING, OPERATIONS, UPLOAD, UsagePlan
+from ..operations import MESSAGING, UPLOAD, UsagePlan
 from .answers import api_error
 from .control import Control
-from .faults import TOKEN, Faults, Listener
-from .faults import UPLOAD as PUT
+from .faults import PUT_FILE, TOKEN, Door, Faults
 from .inbox import Delivered, Inbox
 from .journal import BODY, SHOWN, Changes, Journal
-from .login import Login
+from .login import TOKEN_PATH, Login
 from .messaging import ActionsForm, Messaging
 from .orders import Orders
 from .page import Guard, Page
@@ -67,43 +66,29 @@ class Sandbox:
     ) -> None:
         self._host = host
         self._port = port
-        unknown = sorted(set(plans or ()) - OPERATIONS.keys())
-        if unknown:
-            raise ValueError(f"plans: {unknown[0]!r} is no operation")
-        self._plan_changes = plans
-        self._token_lifetime = token_lifetime
-        self._actions_form: ActionsForm = actions_form
+        self.credentials = Credentials(
+            "sandbox-client", "sandbox-secret", f"Atzr|sandbox-{secrets.token_hex(4)}"
+        )
         self.changes = Changes()
+        self.faults = Faults(
+            Door(self._open, self._shut), functools.partial(self.changes.note, "faults")
+        )
         self.orders = Orders(locale, functools.partial(self.changes.note, "orders"))
-        self._keep = keep
+        self.login = Login(token_lifetime, _now)
+        self.plans = Plans(plans, _now)
+        self.inbox = Inbox(keep)
+        self.journal = Journal()
+        self._uploads = Uploads(_now, keep)
+        self.messaging = Messaging(
+            self.login, self.plans, self._uploads, _now, actions_form, self.orders, self.inbox
+        )
 
     async def __aenter__(self) -> Self:
-        clock = asyncio.get_running_loop().time
-        changed = functools.partial(self.changes.note, "faults")
-        self.faults = Faults(Listener(self._open, self._shut), changed)
-        self.login = Login(self._token_lifetime, clock)
-        self.plans = Plans(self._plan_changes, clock)
-        self._uploads = Uploads(clock, self._keep)
-        self.inbox = Inbox(self._keep)
-        self.journal = Journal()
-        self._clock = clock
-        self.messaging = Messaging(
-            self.login,
-            self.plans,
-            self._uploads,
-            clock,
-            self._actions_form,
-            self.orders,
-            self.inbox,
-        )
         self._runner = web.AppRunner(
             self._app(), access_log=None, handle_signals=False, shutdown_timeout=1
         )
         await self._runner.setup()
         await self._open()
-        self.credentials = Credentials(
-            "sandbox-client", "sandbox-secret", f"Atzr|sandbox-{secrets.token_hex(4)}"
-        )
         return self
 
     async def __aexit__(
@@ -126,7 +111,22 @@ class Sandbox:
     @property
     def endpoint(self) -> Endpoint:
         """For a session's `endpoint`."""
-        return Endpoint(self.url, f"{self.url}/auth/o2/token")
+        return Endpoint(self.url, self.url + TOKEN_PATH)
+
+    def environment(self, url: str | None = None) -> dict[str, str]:
+        """The variables that lead a client to it.
+
+        url: its scheme, host and port as that client reaches it; `url` unless given.
+        """
+        url = self.url if url is None else url
+        return {
+            "SP_MESSAGING_API_URL": url,
+            "SP_MESSAGING_TOKEN_URL": url + TOKEN_PATH,
+            "LWA_APP_ID": "any",
+            "LWA_CLIENT_SECRET": "any",
+            "SP_API_REFRESH_TOKEN": "any",
+            "SP_API_DEFAULT_MARKETPLACE": "US",
+        }
 
     @property
     def delivered(self) -> list[Delivered]:
@@ -158,9 +158,10 @@ class Sandbox:
         app = web.Application(client_max_size=_LARGEST_BODY)
         guard = Guard(self._host)
         Page(self, guard).add_to(app)
-        Control(self, self._clock, guard).add_to(app)
-        login, put = self._watched(TOKEN, self.login.handle), self._watched(PUT, self._uploads.put)
-        app.router.add_route("*", "/auth/o2/token", _by_verb({"POST": login}))
+        Control(self, _now, guard).add_to(app)
+        login = self._watched(TOKEN, self.login.handle)
+        put = self._watched(PUT_FILE, self._uploads.put)
+        app.router.add_route("*", TOKEN_PATH, _by_verb({"POST": login}))
         app.router.add_route("*", "/_uploads/{identity}", _by_verb({"PUT": put}))
         upload = self._watched(UPLOAD.name, functools.partial(self.messaging.handle, UPLOAD))
         path = UPLOAD.path.replace("{resource}", "{resource:.+}")
@@ -199,12 +200,15 @@ class Sandbox:
         """The handler of an operation, where faults strike and exchanges are written down."""
 
         async def answer(request: web.Request) -> web.StreamResponse:
-            began = self._clock()
+            began = _now()
             response = None
             try:
                 fault = self.faults.take(name, self._order_of(request)) if self.faults else None
-                usual = functools.partial(handle, request)
-                response = await (self.faults.perform(fault, request, usual) if fault else usual())
+                if fault is None:
+                    response = await handle(request)
+                else:
+                    usual = functools.partial(handle, request)
+                    response = await self.faults.perform(fault, request, usual)
             except web.HTTPRequestEntityTooLarge:
                 response = api_error(413, "PayloadTooLarge", "The request is too large.")
             finally:
@@ -217,22 +221,28 @@ class Sandbox:
         self, name: str, request: web.Request, response: web.StreamResponse | None, began: float
     ) -> None:
         """Write an exchange down."""
-        now = self._clock()
+        now = _now()
         token = request.headers.get("x-amz-access-token")
-        answer = response.body if isinstance(response, web.Response) else None
-        is_gone = request.transport is None or request.transport.is_closing()
+        answer = response.body if isinstance(response, web.Response) else b""
+        transport = request.transport
+        is_gone = transport is None or transport.is_closing()
         self.journal.add(
-            began,
-            now - began,
-            name,
-            request.method,
-            request.raw_path,
-            self.login.seller_behind(token),
-            request.get(BODY) or _arrived(request),
-            None if response is None or is_gone else response.status,
-            bytes(answer) if isinstance(answer, bytes | bytearray) else b"",
+            at=began,
+            seller=self.login.seller_behind(token),
+            operation=name,
+            verb=request.method,
+            path=request.raw_path,
+            status=None if response is None or is_gone else response.status,
+            seconds=now - began,
+            request=request.get(BODY) or _arrived(request),
+            answer=answer if isinstance(answer, bytes) else b"",
         )
         self.changes.note("exchanges", "messages", "plans")
+
+
+def _now() -> float:
+    """The time of the event loop that serves, in seconds."""
+    return asyncio.get_running_loop().time()
 
 
 def _arrived(request: web.Request) -> bytes:

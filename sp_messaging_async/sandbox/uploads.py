@@ -15,7 +15,7 @@ from attrs import define, field, frozen
 from ..models import MAX_ATTACHMENT_BYTES
 from ..operations import MESSAGING
 from .answers import s3_error
-from .journal import BODY
+from .journal import body_of
 
 __all__ = ["Place", "Uploads", "place_of"]
 
@@ -103,7 +103,7 @@ class Uploads:
         if refusal is not None:
             return refusal
         try:
-            content = request[BODY] = await request.read()
+            content = await body_of(request)
         except web.RequestPayloadError:  # it is not in the Content-Encoding that it names
             return s3_error(400, "InvalidRequest", "The content cannot be read.")
         digest = hashlib.md5(content, usedforsecurity=False).digest()

@@ -45,6 +45,12 @@ export function forget() {
   empty();
 }
 
+/** Print the variables that lead a client here. */
+export function point(environment) {
+  const lines = Object.entries(environment).map(([name, value]) => `export ${name}='${value}'`);
+  write(byId("pointers"), lines.join("\n"));
+}
+
 /** Show an order's conversation, or none. */
 export function show(order) {
   const changed = open !== order;
@@ -277,7 +283,3 @@ function makeFile(file) {
 byId("search").addEventListener("input", search);
 byId("clear-messages").addEventListener("click", clear);
 byId("unloaded").querySelector("button").addEventListener("click", loadAll);
-byId("pointers").textContent = [
-  `export SP_MESSAGING_API_URL='${location.origin}'`,
-  `export SP_MESSAGING_TOKEN_URL='${location.origin}/auth/o2/token'`,
-].join("\n");

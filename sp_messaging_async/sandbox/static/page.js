@@ -47,6 +47,7 @@ async function catchUp() {
       plans.forget();
       exchanges.forget();
     }
+    inbox.point(ready.environment);
     showConnection("live");
     await refresh(Object.keys(REFRESH));
   } catch (error) {
