@@ -80,8 +80,7 @@ def _langcodes() -> ModuleType:
     try:
         import langcodes
     except ImportError:
-        install = 'pip install "sp-messaging-async[bulk]"'
-        raise ConfigurationError(f"matching languages needs the bulk extra: {install}") from None
+        raise ConfigurationError.of_missing_extra("matching languages needs the", "bulk") from None
     return langcodes
 
 

@@ -153,8 +153,8 @@ def _yaml(path: Path, text: str) -> object:
     try:
         import yaml
     except ImportError:
-        install = 'pip install "sp-messaging-async[yaml]"'
-        raise ConfigurationError(f"reading {path.name} needs the yaml extra: {install}") from None
+        need = f"reading {path.name} needs the"
+        raise ConfigurationError.of_missing_extra(need, "yaml") from None
     try:
         return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError):

@@ -137,6 +137,11 @@ class InvalidOrderList(MessagingError, ValueError):
 class ConfigurationError(MessagingError, ValueError):
     """Credentials, endpoint or environment are incomplete or contradict each other."""
 
+    @classmethod
+    def of_missing_extra(cls, need: str, extra: str) -> ConfigurationError:
+        """What needs an extra that is not installed, such as "templates need the", and which."""
+        return cls(f'{need} {extra} extra: pip install "sp-messaging-async[{extra}]"')
+
 
 class LedgerError(MessagingError):
     """The ledger refused, or could not be read or written. Nothing is sent without it."""

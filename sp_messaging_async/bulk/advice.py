@@ -210,5 +210,4 @@ def _detector() -> LangDetector:
 
 
 def _missing() -> ConfigurationError:
-    install = 'pip install "sp-messaging-async[bulk]"'
-    return ConfigurationError(f"advice on texts needs the bulk extra: {install}")
+    return ConfigurationError.of_missing_extra("advice on texts needs the", "bulk")

@@ -587,8 +587,8 @@ def _sheet(path: Path, *, of_values: bool) -> Generator[list[tuple[object, str]]
     try:
         import openpyxl
     except ImportError:
-        install = 'pip install "sp-messaging-async[excel]"'
-        raise ConfigurationError(f"reading {path.name} needs the excel extra: {install}") from None
+        need = f"reading {path.name} needs the"
+        raise ConfigurationError.of_missing_extra(need, "excel") from None
     try:
         with path.open("rb") as file:  # which openpyxl would leave open, were it no workbook
             with _quiet():

@@ -140,8 +140,7 @@ def _template() -> Template:
     try:
         from jinja2 import Environment, StrictUndefined
     except ImportError:
-        install = 'pip install "sp-messaging-async[bulk]"'
-        raise ConfigurationError(f"a report in html needs the bulk extra: {install}") from None
+        raise ConfigurationError.of_missing_extra("a report in html needs the", "bulk") from None
     environment = Environment(
         autoescape=True,
         undefined=StrictUndefined,

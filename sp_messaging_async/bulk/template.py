@@ -196,8 +196,7 @@ def _environment() -> jinja2.Environment:
         from jinja2 import StrictUndefined
         from jinja2.sandbox import ImmutableSandboxedEnvironment
     except ImportError:
-        install = 'pip install "sp-messaging-async[bulk]"'
-        raise ConfigurationError(f"templates need the bulk extra: {install}") from None
+        raise ConfigurationError.of_missing_extra("templates need the", "bulk") from None
 
     class Empty(StrictUndefined):
         """An empty cell: it may be asked for, as in `{% if gift == "yes" %}`, and not written."""
