@@ -31,7 +31,7 @@ from .operations import UPLOAD
 from .retry import RetryPolicy, Verdict, judge
 from .transport import Transport
 
-__all__ = ["FileToUpload", "Files", "check_readable", "check_total", "put", "read"]
+__all__ = ["FileToUpload", "Files", "check_all", "check_total", "put", "read"]
 
 
 @frozen
@@ -141,8 +141,13 @@ def _md5(content: bytes) -> str:
     return base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode()
 
 
-def check_readable(path: Path) -> int:
-    """The size in bytes of a file that could be attached. Raises InvalidMessage as `read` does."""
+def check_all(paths: Iterable[Path]) -> None:
+    """Raise InvalidMessage, as sending would, for files that one message cannot carry."""
+    _check_sum(sum(map(_size_of, paths)))
+
+
+def _size_of(path: Path) -> int:
+    """The size in bytes of a file that could be attached."""
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):  # asked first: to open a pipe could wait forever
@@ -161,7 +166,10 @@ def check_readable(path: Path) -> int:
 
 def check_total(files: Iterable[FileToUpload | Attachment]) -> None:
     """Refuse files that together are larger than Amazon takes for one message."""
-    total = sum(file.size or 0 for file in files)
+    _check_sum(sum(file.size or 0 for file in files))
+
+
+def _check_sum(total: int) -> None:
     if total > MAX_ATTACHMENT_BYTES:
         limit = f"{MAX_ATTACHMENT_BYTES:,} bytes"
         raise refuse("attachments", f"come to {total:,} bytes; Amazon takes {limit} a message")
@@ -170,7 +178,7 @@ def check_total(files: Iterable[FileToUpload | Attachment]) -> None:
 def _content(source: Path | bytes) -> bytes:
     if isinstance(source, bytes):
         return source
-    check_readable(source)
+    _size_of(source)
     try:
         with source.open("rb") as file:
             return file.read(MAX_ATTACHMENT_BYTES + 1)

@@ -920,9 +920,9 @@ class _ContextOf:
 
 
 async def _check_files(request: MessageRequest) -> None:
-    for item in getattr(request, "attachments", ()):
-        if isinstance(item, LocalFile):
-            await asyncio.to_thread(attachments.check_readable, item.path)
+    listed: models.Attached = getattr(request, "attachments", ())
+    if paths := [item.path for item in listed if isinstance(item, LocalFile)]:
+        await asyncio.to_thread(attachments.check_all, paths)
 
 
 def _recorded(row: LedgerRow) -> MessageResponse:

@@ -206,7 +206,7 @@ async def test_a_path_that_cannot_be_read(tmp_path: Path, make: Callable[[Path],
     assert name == "attachments"
     assert str(path) in reason
     with pytest.raises(InvalidMessage) as checked:
-        attachments.check_readable(path)
+        attachments.check_all([path])
     assert checked.value.findings == caught.value.findings
 
 
@@ -570,11 +570,15 @@ async def test_a_file_that_changes_during_the_send(
 # Sizes
 
 
-def test_the_size_of_a_readable_file(tmp_path: Path) -> None:
-    """Checking a file tells its size without reading it."""
-    path = tmp_path / "a.pdf"
-    path.write_bytes(b"a file")
-    assert attachments.check_readable(path) == 6
+def test_files_that_are_too_large_together(tmp_path: Path) -> None:
+    """Checking files looks at their sum, too."""
+    paths = [tmp_path / "a.pdf", tmp_path / "b.pdf"]
+    for path in paths:
+        with path.open("wb") as file:
+            file.truncate(5_000_001)
+        attachments.check_all([path])
+    with pytest.raises(InvalidMessage, match="come to 10,000,002 bytes; Amazon takes 10,000,000"):
+        attachments.check_all(paths)
 
 
 @pytest.mark.parametrize(("size", "is_refused"), [(4_000_000, False), (4_000_001, True)])

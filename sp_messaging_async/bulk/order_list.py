@@ -21,7 +21,7 @@ from attrs import evolve, field, fields_dict, frozen
 from .. import attachments, content, wire
 from ..errors import ConfigurationError, Finding, InvalidMessage, Problem
 from ..marketplaces import Marketplace
-from ..models import MAX_ATTACHMENT_BYTES, Attachment, LocalFile, MessageRequest
+from ..models import Attachment, LocalFile, MessageRequest
 from ..operations import Operation, named
 from . import advice, cells
 from .cells import AMAZON_ORDER_ID, ORDER_ID, Row, plain_name
@@ -300,10 +300,7 @@ class _Reader:
 
     def _attachments(self, row: Row, operation: Operation) -> tuple[LocalFile, ...]:
         files = tuple(self._file(row, path) for path in self._paths(row, operation))
-        total = sum(attachments.check_readable(file.path) for file in files)
-        if total > MAX_ATTACHMENT_BYTES:
-            reason = f"come to {total:,} bytes; Amazon takes {MAX_ATTACHMENT_BYTES:,} a message"
-            raise InvalidMessage(Finding("attachments", reason))
+        attachments.check_all(file.path for file in files)
         return files
 
     def _paths(self, row: Row, operation: Operation) -> Sequence[str]:

@@ -204,8 +204,7 @@ def _request(
             *(Finding(name, f"is missing; {operation.name} needs it") for name in missing),
             *(Finding(name, f"{operation.name} sends none; leave it out") for name in superfluous),
         )
-    for path in attach:
-        attachments.check_readable(path)
+    attachments.check_all(attach)
     files = {"attachments": [LocalFile(path) for path in attach]} if attach else {}
     request: MessageRequest = make(**values, **files)
     content.check(request)
