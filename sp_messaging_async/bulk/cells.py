@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import itertools
 import json
 import re
 import warnings
@@ -29,6 +30,8 @@ _WORKBOOKS = (".xlsx", ".xlsm")
 _SEPARATORS = ",;\t"
 _LONGEST_LINE = 2**20  # characters
 _LONGEST_CELL = 100  # lines
+_MOST_ROWS = 2**20  # of a sheet, in any spreadsheet
+_BATCH = 100  # rows
 
 ORDER_ID = "order_id"
 AMAZON_ORDER_ID = re.compile(r"\d{3}-\d{7}-\d{7}", re.ASCII)
@@ -596,12 +599,17 @@ def _sheet(path: Path, *, of_values: bool) -> Generator[list[tuple[object, str]]
             with closing(book):
                 sheets = book.worksheets
                 visible = (sheet for sheet in sheets if sheet.sheet_state == "visible")
-                rows = next(visible, sheets[0]).iter_rows()
-                while True:
+                sheet = next(visible, sheets[0])
+                # What a file says of its size may be wrong, and would be filled up with empty rows.
+                sheet.reset_dimensions()
+                rows = sheet.iter_rows()
+                for number in itertools.count(step=_BATCH):
                     with _quiet():
-                        batch = list(islice(rows, 100))
+                        batch = list(islice(rows, _BATCH))
                     if not batch:
                         return
+                    if number > _MOST_ROWS:
+                        raise ValueError("more rows than a workbook may have")
                     for row in batch:
                         yield [(cell.value, cell.data_type) for cell in row]
     except OSError:
