@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import sys
 import zipfile
 from collections.abc import Iterable, Sequence
@@ -669,3 +670,14 @@ def test_a_workbook_is_closed(tmp_path: Path) -> None:
         rows.close()  # type: ignore[attr-defined]
     assert len(opened) == 2
     assert all(book._archive.fp is None for book in opened)
+
+
+@pytest.mark.parametrize("said", ["A1:B2", "A1:B99999999", "A1:ZZZ2", "A1:A1"])
+def test_what_a_workbook_says_of_its_size(tmp_path: Path, said: str) -> None:
+    """It may be wrong, as other programs write it, and loses no row and adds none."""
+    content = edited(
+        BOOK, SHEET, re.sub(rb'ref="[A-Z]+[0-9:A-Z]*"', f'ref="{said}"'.encode(), SHEET)
+    )
+    rows = list(cells.read(write(tmp_path, content, "o.xlsx")))
+    assert rows == list(cells.read(write(tmp_path, BOOK, "o.xlsx")))
+    assert rows

@@ -127,8 +127,10 @@ def test_the_sandbox_opens_its_page(command: Command) -> None:
     with command.started(*words, BROWSER=str(browser)) as process:
         shown = process.until("Ctrl-C stops it.")
         (url,) = re.findall(r"Open (http\S+/) ", shown)
-        while not (command.folder / "opened").exists():
+        ends = time.monotonic() + PATIENCE
+        while not (command.folder / "opened").exists() and time.monotonic() < ends:
             time.sleep(0.01)
+        assert (command.folder / "opened").exists()
         with urllib.request.urlopen(url) as answer:  # noqa: S310
             assert b"<title>" in answer.read()
 
