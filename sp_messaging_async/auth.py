@@ -77,11 +77,14 @@ class TokenSource:
         Raises AuthenticationError if Login with Amazon refuses, TransportError if it cannot be
         reached; either way nothing was sent to Amazon's API.
         """
-        return self.serving(transport, timeout) or await self._renewed(transport, timeout)
-
-    def serving(self, transport: Transport, timeout: float) -> str | None:
-        """The token that serves now, if there is one; near its expiry a renewal is begun."""
         now = asyncio.get_running_loop().time()
+        return self.serving(now, transport, timeout) or await self._renewed(transport, timeout)
+
+    def serving(self, now: float, transport: Transport, timeout: float) -> str | None:
+        """The token that serves now, if there is one; near its expiry a renewal is begun.
+
+        now: the event loop's time.
+        """
         token = self._token
         if token is None or now >= token.serves_until:
             return None

@@ -29,6 +29,9 @@ _EMAIL = re.compile(r"(?<![\w.%+-])[\w.%+-]+@[\w-]+(?:\.[\w-]+)*\.[^\W\d_][\w-]*
 
 def check(request: object) -> None:
     """Raise InvalidMessage, naming everything found, if Amazon would refuse the request's text."""
+    text = getattr(request, "text", None)
+    if text is None or not _SUSPECT.search(text):
+        return
     found = tuple(findings(request))
     if found:
         raise InvalidMessage(*found)
@@ -36,9 +39,7 @@ def check(request: object) -> None:
 
 def findings(request: object) -> Iterator[Finding]:
     """What is wrong with the request's text; nothing for a request that has none."""
-    text = getattr(request, "text", None)
-    if text is None or not _SUSPECT.search(text):
-        return
+    text = getattr(request, "text", None) or ""
     for match in _TAG.finditer(text):
         reason = f"{_shown(match)} is HTML, which Amazon refuses; write plain text"
         yield Finding("text", reason, match.start() + 1)

@@ -101,7 +101,7 @@ class Operation:
         """Whether its request has a text."""
         return self.request is not None and "text" in fields_dict(self.request)
 
-    @property
+    @cached_property
     def takes_attachments(self) -> bool:
         """Whether its request has attachments."""
         return self.request is not None and "attachments" in fields_dict(self.request)

@@ -38,7 +38,7 @@ from .models import Attachment, LocalFile, MessageRequest, MessageResponse
 from .operations import MESSAGING, UPLOAD, Operation, by_request
 from .retry import RetryPolicy, Verdict, judge
 from .throttle import LocalThrottle, PlanKey, Throttle
-from .transport import Exchange, Transport
+from .transport import Exchange, InFlight, Transport
 
 if TYPE_CHECKING:  # who sends without a ledger need not wait for the import of what it is made of
     from .ledger import Entry, Ledger, LedgerRow, Planned
@@ -95,14 +95,13 @@ class MessagingSession:
         self._shared_tokens: TokenSource | None = None  # found when an event loop runs
         self._retry = retry or RetryPolicy()
         self._timeout = _positive("timeout", timeout)
+        self._in_flight = InFlight(timeout)
         self._agent = wire.user_agent(user_agent or f"sp_messaging_async/{__version__}")
         self._transport = Transport(http)
         self._closing = False
         self._cut_off = False
         self._waits: set[asyncio.Timeout] = set()
-        self._exchanges: set[asyncio.Timeout] = set()
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._plan_keys: dict[str, PlanKey] = {}
 
     async def __aenter__(self) -> Self:
         return self
@@ -128,22 +127,20 @@ class MessagingSession:
             await asyncio.sleep(0)  # those who waited leave before their connections do
             await self._exchanges_end(grace)
         finally:
+            self._in_flight.close()
             if self._shared_tokens is not None:
                 self._shared_tokens.abandon(self._transport)
             await self._transport.aclose()
 
     async def _exchanges_end(self, grace: float) -> None:
-        if self._idle.is_set():
-            return
         try:
             async with asyncio.timeout(grace):
-                await self._idle.wait()
+                await self._in_flight.drain()
         except TimeoutError:
-            _log.warning("closed with %d exchanges in flight", len(self._exchanges))
+            _log.warning("closed with %d exchanges in flight", len(self._in_flight))
             self._cut_off = True
-            for exchange in tuple(self._exchanges):
-                _end(exchange)
-            await self._idle.wait()
+            self._in_flight.cut_off()
+            await self._in_flight.drain()
 
     @property
     def account(self) -> str:
@@ -437,7 +434,8 @@ class MessagingSession:
         gate: Gate | None = None,
     ) -> Any:
         """Read by the operation of a name, while the caller may withdraw its patience."""
-        await self._pass(gate, patience)
+        if gate is not None:
+            await self._pass(gate, patience)
         operation = MESSAGING[name]
         place = self._marketplace(marketplace)
         request = wire.build(
@@ -445,20 +443,19 @@ class MessagingSession:
         )
         return await self._perform(_Call(operation, amazon_order_id, request, patience))
 
-    async def _post(
+    def _post(
         self,
         response: type[T],
         amazon_order_id: str,
         request: MessageRequest,
         marketplace: Marketplace | str | None,
         max_wait: float | None,
-    ) -> T:
+    ) -> Awaitable[T]:
         operation = by_request(request)
         if operation.response is not response:
             reason = f"is a {type(request).__name__}; give it to {operation.coroutine} or send"
             raise InvalidMessage(Finding("body", reason))
-        answer: T = await self.deliver(amazon_order_id, request, marketplace, Patience(max_wait))
-        return answer
+        return self.deliver(amazon_order_id, request, marketplace, Patience(max_wait))
 
     async def deliver_once(
         self,
@@ -497,7 +494,7 @@ class MessagingSession:
             await self._with_patience(patience, partial(asyncio.sleep, pause))
             pause = min(1.0, 2 * pause)
 
-    async def deliver(
+    def deliver(
         self,
         amazon_order_id: str,
         request: MessageRequest,
@@ -506,7 +503,7 @@ class MessagingSession:
         entry: Entry | None = None,
         gate: Gate | None = None,
         files: attachments.Files | None = None,
-    ) -> Any:
+    ) -> Awaitable[Any]:
         """Send as `send` does.
 
         patience: may be withdrawn by the caller meanwhile.
@@ -515,14 +512,7 @@ class MessagingSession:
         files: where files are read that other messages carry too.
         """
         sending = self._deliver(amazon_order_id, request, marketplace, patience, entry, gate, files)
-        try:
-            return await sending
-        except LedgerError:
-            raise
-        except MessagingError as error:
-            if entry is not None:
-                await _record(entry, error)
-            raise
+        return sending if entry is None else _recorded_in(entry, sending)
 
     async def _deliver(
         self,
@@ -536,13 +526,14 @@ class MessagingSession:
     ) -> Any:
         operation = by_request(request)
         place = self._marketplace(marketplace)
-        wire.checked_order_id(amazon_order_id)
         content.check(request)
         operation.warn_if_retired()
-        await self._pass(gate, patience)
-        request = await self._with_uploads(
-            operation, amazon_order_id, request, place, patience, files
-        )
+        if gate is not None:
+            await self._pass(gate, patience)
+        if operation.takes_attachments:
+            request = await self._with_uploads(
+                operation, amazon_order_id, request, place, patience, files
+            )
         http_request = wire.build(
             self.endpoint.api_url, operation, amazon_order_id, place, request, self._agent
         )
@@ -608,21 +599,25 @@ class MessagingSession:
                 lambda seconds: self._with_patience(patience, partial(asyncio.sleep, seconds)),
             )
 
-        with _ContextOf(call):
+        try:
             await self._until_ended(put, patience)
+        except _CallError as error:
+            error.context = error.context or call.context()
+            raise
         return Attachment(destination.upload_destination_id, file.name, size=file.size)
 
     async def _perform(self, call: _Call) -> Any:
         """Token, plan, intent, exchange, answer, judgement; again until one attempt settles it."""
-        with _ContextOf(call):
+        loop = asyncio.get_running_loop()
+        try:
             while True:
-                token = await self._wait_for_turn(call, again=call.attempts > 0)
+                token = self._turn_now(call, loop) or await self._turn(call)
                 if call.entry is not None:
                     await call.entry.intend(self._timeout)
                     self._refuse_if_ended(call.patience)  # the commit took its time
                 call.attempts += 1
                 try:
-                    answer = await self._exchange(call, token)
+                    answer = await self._exchange(call, token, loop)
                     result = wire.read(call.operation, answer)
                 except (TransportError, ApiError) as error:
                     failure = error
@@ -634,55 +629,60 @@ class MessagingSession:
                     await self._before_next_attempt(call, token, failure)
                 finally:
                     del failure  # see there
+        except _CallError as error:
+            error.context = error.context or call.context()
+            raise
 
-    async def _wait_for_turn(self, call: _Call, *, again: bool) -> str:
+    def _turn_now(self, call: _Call, loop: asyncio.AbstractEventLoop) -> str | None:
+        """Take the call's turn, and a token that serves; None if either is to be waited for."""
+        throttle, tokens, gate = self._shared_throttle, self._shared_tokens, call.gate
+        # A throttle that somebody has derived may do more in its `acquire`.
+        if type(throttle) is not LocalThrottle or tokens is None:
+            return None
+        if self._closing or call.patience.withdrawn or (gate is not None and not gate.is_open):
+            return None
+        token = tokens.serving(loop.time(), self._transport, self._timeout)
+        if token is None:
+            return None
+        is_let_go = throttle.acquire_now(self.plan_key(call.operation.name), loop)
+        return token if is_let_go and (gate is None or gate.enter()) else None
+
+    async def _turn(self, call: _Call) -> str:
         """A token that serves, once the usage plan lets the call go."""
-        self._refuse_if_ended(call.patience)
         # Refused credentials fail now, not after the wait for the plan.
-        token = await self._token(call.patience)
-        if self._goes_now(call):
-            return token
-        await self._wait_for_plan(call, again=again)
+        self._refuse_if_ended(call.patience)
+        await self._token(call.patience)
+        await self._wait_for_plan(call)
         # The wait may have outlived the token; as a rule this returns at once.
         token = await self._token(call.patience)
         self._refuse_if_ended(call.patience)
         return token
 
-    def _goes_now(self, call: _Call) -> bool:
-        """Take the call's turn, if it has not to wait for that."""
-        throttle, gate = self._throttle, call.gate
-        # One that somebody has derived may do more in its `acquire`.
-        if type(throttle) is not LocalThrottle or self._closing or call.patience.withdrawn:
-            return False
-        if gate is not None and not gate.is_open:
-            return False
-        is_let_go = throttle.acquire_now(self.plan_key(call.operation.name))
-        return is_let_go and (gate is None or gate.enter())
-
-    async def _wait_for_plan(self, call: _Call, *, again: bool) -> None:
+    async def _wait_for_plan(self, call: _Call) -> None:
         key = self.plan_key(call.operation.name)
         gate = call.gate
+        again = call.attempts > 0
         while True:
-            await self._pass(gate, call.patience)
+            if gate is not None:
+                await self._pass(gate, call.patience)
             turn = partial(self._throttle.acquire, key, again=again)
             await self._with_patience(call.patience, turn)
             if gate is None or gate.enter():
                 return
             again = True  # it closed meanwhile; the turn that was waited for is not lost by it
 
-    async def _pass(self, gate: Gate | None, patience: Patience) -> None:
-        if gate is not None and not gate.is_open:
+    async def _pass(self, gate: Gate, patience: Patience) -> None:
+        if not gate.is_open:
             await self._with_patience(patience, gate.opens)
 
-    async def _exchange(self, call: _Call, token: str) -> wire.HttpAnswer:
+    async def _exchange(
+        self, call: _Call, token: str, loop: asyncio.AbstractEventLoop
+    ) -> wire.HttpAnswer:
         lapsed = None if call.entry is None else call.entry.lapsed
         exchange = self._transport.exchange(call.request.with_token(token), lapsed)
-        limit = asyncio.timeout(self._timeout)
-        self._exchanges.add(limit)
-        self._idle.clear()
         answer = None
         try:
-            async with limit:
+            with self._in_flight.begin(loop):
                 answer = await exchange.untimed_answer()
         except TimeoutError:
             pass  # told below, without what it is chained to
@@ -690,15 +690,11 @@ class MessagingSession:
             if not isinstance(error, TransportError):  # a cancellation, above all
                 self._record_cancelled(call, exchange)
             raise
-        finally:
-            self._exchanges.discard(limit)
-            del limit  # it knows its task, and so an error that holds this frame
-            if not self._exchanges:
-                self._idle.set()
         if answer is None:
             reason = "the session was closed" if self._cut_off else "TimeoutError"
             raise TransportError(reason, exchange.write_began, not self._cut_off)
-        self._learn(call.operation, answer)
+        if answer.status == 429 or wire.RATE_LIMIT in answer.headers:
+            self._learn(call.operation, answer)
         return answer
 
     async def _record_sent(self, call: _Call, entry: Entry, answer: wire.HttpAnswer) -> None:
@@ -768,7 +764,8 @@ class MessagingSession:
         return Verdict.AGAIN_WITH_NEW_TOKEN
 
     async def _token(self, patience: Patience) -> str:
-        serving = self._tokens.serving(self._transport, self._timeout)
+        now = asyncio.get_running_loop().time()
+        serving = self._tokens.serving(now, self._transport, self._timeout)
         if serving is not None:
             return serving
         # Not counted against `max_wait`, which is about the plan.
@@ -831,7 +828,11 @@ class MessagingSession:
 
     def plan_key(self, operation: str) -> PlanKey:
         """What a throttle knows the plan of an operation by. Needs a running event loop."""
-        return PlanKey(self.endpoint.api_url, self._tokens.seller, operation)
+        key = self._plan_keys.get(operation)
+        if key is None or key.seller != self._tokens.seller:  # rotated secrets may rename it
+            key = PlanKey(self.endpoint.api_url, self._tokens.seller, operation)
+            self._plan_keys[operation] = key
+        return key
 
 
 class Gate(Protocol):
@@ -853,6 +854,8 @@ class Patience:
 
     max_wait: seconds, or None for as long as it takes.
     """
+
+    __slots__ = ("left", "limit", "max_wait", "withdrawn")
 
     def __init__(self, max_wait: float | None = None) -> None:
         if max_wait is not None and not _is_number(max_wait, least=0):
@@ -898,31 +901,21 @@ class _Call:
         return CallContext(self.operation.name, self.amazon_order_id, self.attempts)
 
 
-class _ContextOf:
-    """Tells errors which call they belong to. A class, which costs less than a generator."""
-
-    __slots__ = ("_call",)
-
-    def __init__(self, call: _Call) -> None:
-        self._call = call
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if isinstance(exc, _CallError) and exc.context is None:
-            exc.context = self._call.context()
-
-
 async def _check_files(request: MessageRequest) -> None:
     listed: models.Attached = getattr(request, "attachments", ())
     if paths := [item.path for item in listed if isinstance(item, LocalFile)]:
         await asyncio.to_thread(attachments.check_all, paths)
+
+
+async def _recorded_in(entry: Entry, sending: Awaitable[T]) -> T:
+    """Await a send, and record what it raises."""
+    try:
+        return await sending
+    except LedgerError:
+        raise
+    except MessagingError as error:
+        await _record(entry, error)
+        raise
 
 
 def _recorded(row: LedgerRow) -> MessageResponse:

@@ -25,7 +25,7 @@ _LOWEST_RATE = 0.01  # requests a second; a header that tells less is a mistake,
 _SHORTEST_SLEEP = 1e-6  # seconds; less could be lost in a clock's rounding, and never end
 
 
-@frozen
+@frozen(cache_hash=True)
 class PlanKey:
     """Whose usage plan, and which: a pair of application and seller, per host and operation.
 
@@ -81,22 +81,26 @@ class LocalThrottle:
 
         A cancelled caller leaves the queue without having taken a token.
         """
-        await self._bucket(key).acquire(again=again)
+        await self._bucket(key, asyncio.get_running_loop()).acquire(again=again)
 
-    def acquire_now(self, key: PlanKey) -> bool:
-        """Let a request go if nobody waits and the plan allows it at once; else do nothing."""
-        return self._bucket(key).acquire_now()
+    def acquire_now(self, key: PlanKey, loop: asyncio.AbstractEventLoop) -> bool:
+        """Let a request go if nobody waits and the plan allows it at once; else do nothing.
+
+        loop: the one that runs.
+        """
+        return self._bucket(key, loop).acquire_now()
 
     def throttled(self, key: PlanKey) -> None:
         """Empty the bucket, as Amazon's is empty."""
-        self._bucket(key).drain()
+        self._bucket(key, asyncio.get_running_loop()).drain()
 
     def learned(self, key: PlanKey, rate: float) -> None:
         """Follow a rate that Amazon told; one that makes no sense is ignored."""
         if not math.isfinite(rate) or rate < _LOWEST_RATE:
             return
         ceiling = self._ceilings.get(key.operation)
-        self._bucket(key).change_rate(min(rate, ceiling.rate) if ceiling else rate)
+        bucket = self._bucket(key, asyncio.get_running_loop())
+        bucket.change_rate(min(rate, ceiling.rate) if ceiling else rate)
 
     def rate(self, key: PlanKey) -> float:
         """Requests a second that a plan allows now, as far as Amazon has told."""
@@ -108,8 +112,7 @@ class LocalThrottle:
         bucket = self._buckets.get(key)
         return bucket.waiting if bucket else 0
 
-    def _bucket(self, key: PlanKey) -> _Bucket:
-        loop = asyncio.get_running_loop()
+    def _bucket(self, key: PlanKey, loop: asyncio.AbstractEventLoop) -> _Bucket:
         if self._loop is not loop:
             self._move_to(loop)
         bucket = self._buckets.get(key)

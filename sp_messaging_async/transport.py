@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import errno
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from types import TracebackType
+from typing import Any
 
 import aiohttp
 from aiohttp.abc import AbstractStreamWriter
@@ -16,7 +18,7 @@ from yarl import URL
 from .errors import TransportError
 from .wire import HttpAnswer, HttpRequest
 
-__all__ = ["Exchange", "Transport", "connector"]
+__all__ = ["Exchange", "InFlight", "Transport", "connector"]
 
 # Shorter than any server's own: a POST written on a connection that the server is closing is lost
 # with its fate unknown, and a new connection costs a few milliseconds.
@@ -120,10 +122,12 @@ class Exchange:
                 raise_for_status=False,
                 middlewares=(),
             )
-            try:
-                return HttpAnswer(response.status, response.headers, await response.read())
-            finally:
-                response.release()
+            content = response.content
+            if content.is_eof() and not self._http.trace_configs:
+                body = content.read_nowait()  # as a rule, for short answers come with their heads
+            else:
+                body = await response.read()
+            return HttpAnswer(response.status, response.headers, body)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or task.cancelling():
@@ -158,6 +162,101 @@ class Exchange:
         return TransportError(reason, self.write_began, repeatable=is_expected)
 
 
+class InFlight:
+    """The exchanges that are being made, each of which may take so many seconds.
+
+    They run out in the order in which they began, so that one timer, for the eldest, is enough. A
+    timer for each, as `asyncio.timeout` sets it, costs a tenth of what a send does.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._limits: dict[_Limit, None] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._drained: asyncio.Future[None] | None = None
+
+    def __len__(self) -> int:
+        return len(self._limits)
+
+    def begin(self, loop: asyncio.AbstractEventLoop) -> _Limit:
+        """One begins, in the task that runs in `loop`, and ends with the context returned.
+
+        The context raises TimeoutError when the seconds have passed before.
+        """
+        task = asyncio.current_task(loop)
+        if task is None:
+            raise RuntimeError("an exchange is made within a task")
+        limit = _Limit(self, task, loop.time() + self._seconds)
+        self._limits[limit] = None
+        if self._timer is None:
+            self._timer = loop.call_at(limit.deadline, self._look, loop)
+        return limit
+
+    def end(self, limit: _Limit) -> None:
+        """One has ended."""
+        del self._limits[limit]
+        if self._drained is not None and not self._limits and not self._drained.done():
+            self._drained.set_result(None)
+
+    async def drain(self) -> None:
+        """Return when there is none. Not for two callers at once."""
+        if self._limits:
+            self._drained = asyncio.get_running_loop().create_future()
+            await self._drained
+
+    def cut_off(self) -> None:
+        """The time of all of them is over."""
+        for limit in self._limits:
+            limit.run_out()
+
+    def close(self) -> None:
+        """No more will begin: let go of the event loop."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = None
+        for limit in self._limits:
+            if limit.deadline > loop.time():
+                self._timer = loop.call_at(limit.deadline, self._look, loop)
+                return
+            limit.run_out()
+
+
+class _Limit:
+    """The time of one exchange: what `asyncio.timeout` is, without a timer of its own."""
+
+    __slots__ = ("_cancelling", "_has_run_out", "_in_flight", "_task", "deadline")
+
+    def __init__(self, in_flight: InFlight, task: asyncio.Task[Any], deadline: float) -> None:
+        self.deadline = deadline
+        self._in_flight = in_flight
+        self._task = task
+        self._cancelling = task.cancelling()
+        self._has_run_out = False
+
+    def run_out(self) -> None:
+        """End the exchange, which may have been told already and take a while to end."""
+        if not self._has_run_out:
+            self._has_run_out = True
+            self._task.cancel()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._in_flight.end(self)
+        # Whoever cancels the task as well means it: then that goes on.
+        if self._has_run_out and self._task.uncancel() <= self._cancelling:
+            if exc_type is asyncio.CancelledError:
+                raise TimeoutError
+
+
 class _WatchedPayload(BytesPayload):
     """Bytes that note when aiohttp begins to write them.
 
@@ -168,13 +267,13 @@ class _WatchedPayload(BytesPayload):
     write_began = False
     lapsed: Callable[[], bool] | None = None
 
-    async def write_with_length(
+    def write_with_length(
         self, writer: AbstractStreamWriter, content_length: int | None
-    ) -> None:
+    ) -> Coroutine[Any, Any, None]:
         if self.lapsed is not None and self.lapsed():
             raise _Lapsed("the leave to write it has run out")
         self.write_began = True
-        await super().write_with_length(writer, content_length)
+        return super().write_with_length(writer, content_length)
 
 
 class _Lapsed(Exception):

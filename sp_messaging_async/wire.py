@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 import re
 import sys
@@ -9,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import NoReturn
 from urllib.parse import quote
 
-from attrs import field, frozen
+from attrs import define, field
+from yarl import URL
 
 from . import codec
 from .errors import (
@@ -43,15 +45,15 @@ __all__ = [
 ]
 
 
-@frozen
+@define(eq=False)  # and not frozen, which would be felt where thousands are made a second
 class HttpRequest:
     """What is to be sent. Addresses and headers may hold secrets, so neither is shown.
 
-    url: already percent-encoded; it goes out as it is.
+    url: already percent-encoded; it goes out as it is. A `URL` need not be parsed any more.
     """
 
     method: str
-    url: str = field(repr=False)
+    url: URL | str = field(repr=False)
     headers: Mapping[str, str] = field(repr=False)
     body: bytes | None = field(default=None, repr=False)
 
@@ -61,7 +63,7 @@ class HttpRequest:
         return HttpRequest(self.method, self.url, headers, self.body)
 
 
-@frozen
+@define(eq=False)
 class HttpAnswer:
     """What came back. `headers` are looked up in any case."""
 
@@ -86,13 +88,21 @@ def build(
     Raises InvalidMessage for an order id that no order can have.
     """
     path = operation.path.replace("{amazonOrderId}", checked_order_id(amazon_order_id))
-    url = f"{api_url}{path}?marketplaceIds={marketplace.id}"
+    base, prefix = _addresses(api_url, marketplace.id)
+    url = base.with_path(prefix + path, encoded=True, keep_query=True)
     headers = {"accept": "application/hal+json", "user-agent": agent}
     if operation.has_body:
         headers["content-type"] = "application/json"
         return HttpRequest(operation.verb, url, headers, codec.encode(request))
     # A message without a body is a POST of length 0, without a content type.
     return HttpRequest(operation.verb, url, headers, None if operation.verb == "GET" else b"")
+
+
+@functools.lru_cache
+def _addresses(api_url: str, marketplace_id: str) -> tuple[URL, str]:
+    """What the addresses of all orders share, parsed once; and what their paths begin with."""
+    base = URL(f"{api_url}?marketplaceIds={marketplace_id}", encoded=True)
+    return base, base.raw_path.rstrip("/")
 
 
 def build_upload_destination(
@@ -173,7 +183,12 @@ def read(operation: Operation, answer: HttpAnswer) -> object:
     """
     if not 200 <= answer.status < 300:
         raise_for_status(answer)
+    if operation.messages_buyer and answer.body in _SAYS_NOTHING:
+        return operation.response()  # as a rule; it need not be decoded
     return _read_success(operation, answer)
+
+
+_SAYS_NOTHING = (b"{}", b"")
 
 
 def raise_for_status(answer: HttpAnswer) -> NoReturn:
@@ -213,8 +228,8 @@ _NOT_AVAILABLE = (
 
 
 def _read_success(operation: Operation, answer: HttpAnswer) -> object:
-    if operation.messages_buyer and answer.body.strip() in (b"{}", b""):
-        return operation.response()  # as a rule; it need not be decoded
+    if operation.messages_buyer and not answer.body.strip():
+        return operation.response()
     try:
         data = codec.parse(answer.body)
         if isinstance(data, dict) and data.get("errors"):
@@ -262,10 +277,13 @@ def request_id(answer: HttpAnswer) -> str | None:
     return answer.headers.get("x-amzn-RequestId")
 
 
+RATE_LIMIT = "x-amzn-RateLimit-Limit"
+
+
 def rate_limit(answer: HttpAnswer) -> float | None:
     """The rate in force that the answer tells, in requests a second; best effort."""
     try:
-        return float(answer.headers.get("x-amzn-RateLimit-Limit", ""))
+        return float(answer.headers.get(RATE_LIMIT, ""))
     except ValueError:
         return None
 
