@@ -6,10 +6,12 @@ import asyncio
 import codecs
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -61,7 +63,8 @@ class LocalAmazon:
 
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._ended.set)
-        self._thread.join()
+        self._thread.join(PATIENCE)
+        assert not self._thread.is_alive(), "the sandbox does not close"
 
 
 @frozen
@@ -227,15 +230,27 @@ class Process:
     ) -> None:
         if self.popen.poll() is None:
             self.popen.kill()
-        self.popen.wait()
+        self.popen.wait(PATIENCE)
         if self.popen.stdout is not None:
             self.popen.stdout.close()
 
     def until(self, text: str, times: int = 1) -> str:
         """All that was printed, once a text is among it so many times."""
+        ends = time.monotonic() + PATIENCE
         while self.output.count(text) < times:
+            left = max(0.0, ends - time.monotonic())
+            ready, _, _ = select.select([self._descriptor()], [], [], left)
+            assert ready, f"{text!r} does not come: {self.output}"
             assert self._read(), self.output
         return self.output
+
+    def sleeps(self) -> None:
+        """Wait until it waits for something itself, where that can be known."""
+        stat = Path(f"/proc/{self.popen.pid}/stat")
+        ends = time.monotonic() + PATIENCE
+        while stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "S":
+            assert time.monotonic() < ends, "it is always at work"
+            time.sleep(0.001)
 
     def type(self, text: str) -> None:
         """Type at its terminal."""
@@ -248,17 +263,19 @@ class Process:
         killer.start()
         while self._read():
             pass
-        status = self.popen.wait()
+        status = self.popen.wait(PATIENCE)
         killer.cancel()
         return status, checked(self.output)
 
+    def _descriptor(self) -> int:
+        if self.terminal is not None:
+            return self.terminal
+        assert self.popen.stdout is not None
+        return self.popen.stdout.fileno()
+
     def _read(self) -> bool:
-        descriptor = self.terminal
-        if descriptor is None:
-            assert self.popen.stdout is not None
-            descriptor = self.popen.stdout.fileno()
         try:
-            read = os.read(descriptor, 65536)
+            read = os.read(self._descriptor(), 65536)
         except OSError:  # how a terminal ends
             read = b""
         self.output += self._decoder.decode(read)

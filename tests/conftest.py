@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import faulthandler
+import os
 import selectors
+import shutil
+import signal
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -40,13 +45,56 @@ T = TypeVar("T")
 ORDER = "111-2222222-3333333"
 FAST = dict.fromkeys(OPERATIONS, UsagePlan(rate=100_000, burst=100_000))
 AT_ONCE = RetryPolicy(attempts=5, base_delay=0, max_delay=0)
+IN_MEMORY = Path("/dev/shm")  # noqa: S108 - pytest makes a folder of its user's own in it
+ENOUGH = 1 << 30  # bytes; the tests write a tenth of it
+PATIENCE = 120  # seconds before a test that waits for something is a failure; most take none
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Ledgers lie in memory where there is some: no test takes the power away, and disks are slow.
+
+    Who names another place, by --basetemp or PYTEST_DEBUG_TEMPROOT, has it.
+    """
+    with contextlib.suppress(OSError):
+        if os.access(IN_MEMORY, os.W_OK) and shutil.disk_usage(IN_MEMORY).free > ENOUGH:
+            os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(IN_MEMORY))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """A test that waits for what never comes fails, and tells where every thread stands."""
+    if sys.platform == "win32" or item.get_closest_marker("long"):
+        return (yield)
+    if item.get_closest_marker("clients"):
+        return (yield)
+
+    def fail(*signal_and_frame: object) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            faulthandler.dump_traceback(sys.stderr)
+        pytest.fail(f"nothing came for {PATIENCE} s")
+
+    usual = signal.signal(signal.SIGALRM, fail)
+    signal.setitimer(signal.ITIMER_REAL, PATIENCE, PATIENCE)
+    try:
+        return (yield)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, usual)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Where Python is to leave no bytecode, processes of the tests share some that goes away."""
+    with pytest.MonkeyPatch.context() as patch:
+        if sys.dont_write_bytecode:
+            patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+            patch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path_factory.mktemp("bytecode")))
+        yield
 
 
 @pytest.fixture(autouse=True)
 def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test sees the credentials or hosts of whoever runs it, nor a warning given before."""
-    import os
-
     for name in list(os.environ):
         if name.startswith(("SP_API_", "SP_MESSAGING_", "LWA_")) or name == "AWS_ENV":
             monkeypatch.delenv(name)

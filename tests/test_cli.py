@@ -131,7 +131,7 @@ def test_the_sandbox_opens_its_page(command: Command) -> None:
         while not (command.folder / "opened").exists() and time.monotonic() < ends:
             time.sleep(0.01)
         assert (command.folder / "opened").exists()
-        with urllib.request.urlopen(url) as answer:  # noqa: S310
+        with urllib.request.urlopen(url, timeout=PATIENCE) as answer:  # noqa: S310
             assert b"<title>" in answer.read()
 
 
@@ -742,6 +742,7 @@ def test_ctrl_c_ends_the_question(command: Command) -> None:
     orders = command.write(HEADER + row(1))
     with command.terminal("bulk", orders, **command.elsewhere()) as process:
         process.until("Type 1 ")
+        process.sleeps()
         for _ in range(5):  # one that comes before it waits for a key may go unnoticed
             process.popen.send_signal(signal.SIGINT)
             with contextlib.suppress(subprocess.TimeoutExpired):

@@ -13,7 +13,7 @@ from attrs import frozen
 
 from sp_messaging_async.sandbox import Fault
 
-from .commands import Command, command
+from .commands import PATIENCE, Command, command
 
 __all__ = ["command"]  # a fixture
 
@@ -150,7 +150,7 @@ def test_a_run_that_was_killed(seller: Command) -> None:
     with seller.started("bulk", *ASK, "--format", "jsonl", **CREDENTIALS) as process:
         process.until('"sent"', 150)  # and the hung ones keep it from its end
         process.popen.kill()
-        process.popen.wait()
+        process.popen.wait(PATIENCE)
     told = _outcomes(process.output)
     assert {told[order] for order in told} == {"sent"}
     status, output = seller.process("bulk", *ASK, **CREDENTIALS)
