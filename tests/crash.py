@@ -1,8 +1,8 @@
 """The command, on plans that do not wait, in a process that may be killed at a named point.
 
-    CRASH_AT="the intent is committed:3" python tests/crash.py bulk orders.csv …
+    CRASH_AT="the intent is committed:3" python -m tests.crash bulk orders.csv …
 
-A program of tests/test_kill.py's, not a test.
+A program of tests/test_kill.py's, not a test. Without words it waits for processes to start.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from sp_messaging_async import LocalThrottle, UsagePlan, sqlite_ledger, transpor
 from sp_messaging_async.cli import options, run
 from sp_messaging_async.ledger import Entry
 from sp_messaging_async.operations import OPERATIONS
+
+from .starter import serve
 
 FAST = dict.fromkeys(OPERATIONS, UsagePlan(rate=100_000, burst=100_000))
 
@@ -151,11 +153,12 @@ RECOVERY: dict[str, Callable[[Point], None]] = {
 
 def main() -> int:
     """Run the command, armed as CRASH_AT says."""
+    words = sys.argv[1:] or serve()
     name, _, number = os.environ.get("CRASH_AT", "").partition(":")
     if name:
         {**POINTS, **RECOVERY}[name](Point(int(number)))
     options.Amazon.__init__ = _without_waiting  # type: ignore[method-assign]
-    return run(sys.argv[1:])
+    return run(words)
 
 
 _usual = options.Amazon.__init__

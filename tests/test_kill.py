@@ -15,17 +15,18 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
-from attrs import define, frozen
+from attrs import define, evolve, frozen
 
 from sp_messaging_async.sandbox import Sandbox
 
 from .conftest import FAST, fill
 from .crash import POINTS, RECOVERY
+from .starter import Forked, Starter
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
 
@@ -47,36 +48,24 @@ class Run:
     sandbox: Sandbox
     orders: Path
     ledger: Path
+    starter: Starter
 
-    @asynccontextmanager
-    async def process(
+    def process(
         self, *options: str, crash_at: str = "", api_url: str = ""
-    ) -> AsyncIterator[asyncio.subprocess.Process]:
+    ) -> AbstractAsyncContextManager[Forked]:
         """The command, sending the list."""
         command = ("bulk", self.orders, "--ledger", self.ledger, "--marketplace", "US", *options)
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tests.crash", *map(str, command)),
-            cwd=Path(__file__).parents[1],
-            env={**self.environment(api_url), "CRASH_AT": crash_at},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        try:
-            yield process
-        finally:
-            if process.returncode is None:
-                process.kill()
-            await process.communicate()
+        variables = {**self.environment(api_url), "CRASH_AT": crash_at}
+        return self.starter.process(*map(str, command), variables=variables)
 
     async def to_its_end(self, *options: str, crash_at: str = "") -> tuple[int, str]:
         """The exit status of the command, and what it printed."""
         async with self.process(*options, crash_at=crash_at) as process:
             return await self.end_of(process)
 
-    async def end_of(self, process: asyncio.subprocess.Process) -> tuple[int, str]:
+    async def end_of(self, process: Forked) -> tuple[int, str]:
         """The exit status of a process, and what it printed, once its last request was answered."""
-        output, _ = await asyncio.wait_for(process.communicate(), 60)
+        output = await process.communicate()
         await asyncio.sleep(2 * LATENCY)
         assert process.returncode is not None
         assert b"Traceback" not in output
@@ -136,8 +125,15 @@ class Run:
         assert sent <= delivered.keys() <= sent | unfinished
 
 
+@pytest.fixture(scope="module")
+def starter() -> Iterator[Starter]:
+    """What starts the command's processes."""
+    with Starter("tests.crash") as starter:
+        yield starter
+
+
 @pytest.fixture
-async def run(tmp_path: Path) -> AsyncIterator[Run]:
+async def run(tmp_path: Path, starter: Starter) -> AsyncIterator[Run]:
     """A list of 60 orders for two operations, and an Amazon with a latency of 20 ms."""
     path = tmp_path / "orders.csv"
     write_list(path, 60)
@@ -149,7 +145,7 @@ async def run(tmp_path: Path) -> AsyncIterator[Run]:
             return await answer(*args)
 
         sandbox.messaging._answer = late  # type: ignore[method-assign]
-        yield Run(sandbox, path, tmp_path / "ledger")
+        yield Run(sandbox, path, tmp_path / "ledger", starter)
 
 
 def write_list(path: Path, orders: int) -> None:
@@ -440,7 +436,7 @@ def is_told(run: Run, output: str) -> bool:
 @pytest.mark.parametrize("how", ["full", "read-only"])
 async def test_a_disk_that_takes_nothing(run: Run, disk: Path, how: str) -> None:
     """A ledger on it is refused by its name, nothing is sent, and the run can be resumed."""
-    run = Run(run.sandbox, run.orders, disk / "ledger")
+    run = evolve(run, ledger=disk / "ledger")
     assert (await run.to_its_end("--limit", "50"))[0] == 4
     if how == "full":
         filler = fill(disk)
@@ -460,7 +456,7 @@ async def test_a_disk_that_takes_nothing(run: Run, disk: Path, how: str) -> None
 
 async def test_a_disk_that_becomes_full(run: Run, disk: Path) -> None:
     """The run ends with the reason, nothing is written after that, and it can be resumed."""
-    run = Run(run.sandbox, run.orders, disk / "ledger")
+    run = evolve(run, ledger=disk / "ledger")
     write_list(run.orders, 400)
     async with run.process() as process:
         await run.delivers(20)
