@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
+import textwrap
 import threading
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ from sp_messaging_async.sandbox import Sandbox
 
 README = Path(__file__).parents[1] / "README.md"
 
-pytest_plugins = ["pytester"]
+PATIENCE = 60.0  # seconds before a run of pytest that hangs is a failure
 
 HEAD = """
     import asyncio
@@ -34,21 +37,62 @@ HEAD = """
 """
 
 
-def run(
-    pytester: pytest.Pytester, *tests: str, mode: str = "strict", head: str = HEAD
-) -> pytest.RunResult:
-    """What a user's test file comes to, in a process of its own."""
-    pytester.makepyfile(head + "".join(tests))
-    options = ("-p", "no:cacheprovider", "-W", "error", "-o", f"asyncio_mode={mode}")
-    loop_scope = ("-o", "asyncio_default_fixture_loop_scope=function")
-    return pytester.runpytest_subprocess(*options, *loop_scope)
+FILES: dict[str, dict[str, str]] = {"strict": {}, "auto": {}}  # by mode of pytest-asyncio, and name
 
 
-def test_plain_tests(pytester: pytest.Pytester) -> None:
-    """A test without an event loop runs its own; each test begins with an empty inbox."""
-    result = run(
-        pytester,
-        """
+def user_file(name: str, source: str, mode: str = "strict", head: str = HEAD) -> str:
+    """A user's file of tests, to be run with all those of its mode; returns its name."""
+    FILES[mode][name] = textwrap.dedent(head + source)
+    return name
+
+
+class Runs:
+    """What users' tests come to: one run of pytest for each mode, in a process of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._printed: dict[str, str] = {}
+
+    def printed(self, mode: str = "strict") -> str:
+        """All that the run of a mode printed."""
+        if mode not in self._printed:
+            self._printed[mode] = self._run(mode)
+        return self._printed[mode]
+
+    def outcomes(self, name: str, mode: str = "strict") -> dict[str, int]:
+        """How many tests of a file passed, failed or had an error."""
+        told = re.findall(rf"^([A-Z]+) {name}\.py::", self.printed(mode), re.MULTILINE)
+        return dict(Counter(word.lower() for word in told))
+
+    def _run(self, mode: str) -> str:
+        folder = self._folder / mode
+        folder.mkdir()
+        for name, source in FILES[mode].items():
+            (folder / f"{name}.py").write_text(source, encoding="utf-8")
+        options = ("-rap", "--color=no", "-p", "no:cacheprovider", "-W", "error")
+        modes = (f"asyncio_mode={mode}", "asyncio_default_fixture_loop_scope=function")
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", *options, "-o", modes[0], "-o", modes[1]],
+            cwd=folder,
+            env={**os.environ, "PYTEST_ADDOPTS": ""},
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        assert done.returncode in (0, 1), done.stdout + done.stderr
+        return done.stdout
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """The runs of all users' tests."""
+    return Runs(tmp_path_factory.mktemp("users"))
+
+
+PLAIN_TESTS = user_file(
+    "test_plain_tests",
+    """
     def test_one(messaging_sandbox):
         asyncio.run(tell())
         assert messaging_sandbox.delivered_to(ORDER) == [SOLD_OUT]
@@ -61,19 +105,18 @@ def test_plain_tests(pytester: pytest.Pytester) -> None:
         messaging_sandbox.reset()
         assert messaging_sandbox.delivered == []
 """,
-    )
-    result.assert_outcomes(passed=2)
+)
 
 
-@pytest.mark.parametrize("mode", ["strict", "auto"])
-def test_pytest_asyncio(pytester: pytest.Pytester, mode: str) -> None:
-    """It serves tests and fixtures of pytest-asyncio in either mode."""
-    mark = "@pytest.mark.asyncio" if mode == "strict" else ""
-    fixture = "import pytest_asyncio\n    @pytest_asyncio.fixture"
-    result = run(
-        pytester,
-        f"""
-    {fixture}
+def test_plain_tests(runs: Runs) -> None:
+    """A test without an event loop runs its own; each test begins with an empty inbox."""
+    assert runs.outcomes(PLAIN_TESTS) == {"passed": 2}, runs.printed()
+
+
+FOR_ASYNCIO = """
+    import pytest_asyncio
+
+    @pytest_asyncio.fixture
     async def session(messaging_sandbox):
         async with messaging_sandbox.session(user_agent="shop/1.0") as session:
             yield session
@@ -83,17 +126,22 @@ def test_pytest_asyncio(pytester: pytest.Pytester, mode: str) -> None:
         await asyncio.gather(*(session.send(f"111-2222222-{{n:07}}", SOLD_OUT) for n in range(30)))
         await tell()
         assert len(messaging_sandbox.delivered) == 31
-""",
-        mode=mode,
-    )
-    result.assert_outcomes(passed=1)
+"""
+PYTEST_ASYNCIO = {
+    mode: user_file("test_pytest_asyncio", FOR_ASYNCIO.format(mark=mark), mode)
+    for mode, mark in (("strict", "@pytest.mark.asyncio"), ("auto", ""))
+}
 
 
-def test_anyio(pytester: pytest.Pytester) -> None:
-    """It serves tests of anyio's plugin on asyncio."""
-    result = run(
-        pytester,
-        """
+@pytest.mark.parametrize("mode", PYTEST_ASYNCIO)
+def test_pytest_asyncio(runs: Runs, mode: str) -> None:
+    """It serves tests and fixtures of pytest-asyncio in either mode."""
+    assert runs.outcomes(PYTEST_ASYNCIO[mode], mode) == {"passed": 1}, runs.printed(mode)
+
+
+ANYIO = user_file(
+    "test_anyio",
+    """
     pytestmark = pytest.mark.anyio
 
     @pytest.fixture
@@ -104,15 +152,17 @@ def test_anyio(pytester: pytest.Pytester) -> None:
         await tell()
         assert messaging_sandbox.delivered_to(ORDER) == [SOLD_OUT]
 """,
-    )
-    result.assert_outcomes(passed=1)
+)
 
 
-def test_what_goes_wrong(pytester: pytest.Pytester) -> None:
-    """Faults, orders, plans and an outage are set from a test, while its own loop waits or not."""
-    result = run(
-        pytester,
-        """
+def test_anyio(runs: Runs) -> None:
+    """It serves tests of anyio's plugin on asyncio."""
+    assert runs.outcomes(ANYIO) == {"passed": 1}, runs.printed()
+
+
+WHAT_GOES_WRONG = user_file(
+    "test_what_goes_wrong",
+    """
     @pytest.mark.asyncio
     async def test_faults(messaging_sandbox):
         messaging_sandbox.faults.add(Fault.DROPPED_AFTER)
@@ -153,15 +203,17 @@ def test_what_goes_wrong(pytester: pytest.Pytester) -> None:
             await session.send(ORDER, SOLD_OUT)
         assert len(messaging_sandbox.delivered) == 1
 """,
-    )
-    result.assert_outcomes(passed=4)
+)
 
 
-def test_amazon_is_blocked(pytester: pytest.Pytester) -> None:
-    """A client that goes to Amazon itself is stopped before it looks up the name."""
-    result = run(
-        pytester,
-        """
+def test_what_goes_wrong(runs: Runs) -> None:
+    """Faults, orders, plans and an outage are set from a test, while its own loop waits or not."""
+    assert runs.outcomes(WHAT_GOES_WRONG) == {"passed": 4}, runs.printed()
+
+
+AMAZON_IS_BLOCKED = user_file(
+    "test_amazon_is_blocked",
+    """
     import socket
 
     def test_it(messaging_sandbox):
@@ -181,15 +233,17 @@ def test_amazon_is_blocked(pytester: pytest.Pytester) -> None:
     def test_without_it():
         assert socket.getaddrinfo.__module__ == "socket"
 """,
-    )
-    result.assert_outcomes(passed=2)
+)
 
 
-def test_a_test_that_fails(pytester: pytest.Pytester) -> None:
-    """A failure shows what was delivered and what was asked, and no token."""
-    result = run(
-        pytester,
-        """
+def test_amazon_is_blocked(runs: Runs) -> None:
+    """A client that goes to Amazon itself is stopped before it looks up the name."""
+    assert runs.outcomes(AMAZON_IS_BLOCKED) == {"passed": 2}, runs.printed()
+
+
+A_TEST_THAT_FAILS = user_file(
+    "test_a_test_that_fails",
+    """
     def test_it(messaging_sandbox):
         asyncio.run(tell())
         assert messaging_sandbox.delivered_to(ORDER) == []
@@ -197,9 +251,13 @@ def test_a_test_that_fails(pytester: pytest.Pytester) -> None:
     def test_nothing(messaging_sandbox):
         assert messaging_sandbox.delivered
 """,
-    )
-    result.assert_outcomes(failed=2)
-    result.stdout.fnmatch_lines(
+)
+
+
+def test_a_test_that_fails(runs: Runs) -> None:
+    """A failure shows what was delivered and what was asked, and no token."""
+    assert runs.outcomes(A_TEST_THAT_FAILS) == {"failed": 2}, runs.printed()
+    pytest.LineMatcher(runs.printed().splitlines()).fnmatch_lines(
         [
             "*messages delivered to buyers*",
             "createUnexpectedProblem for 111-2222222-3333333 in US: *Sold out.*",
@@ -208,7 +266,7 @@ def test_a_test_that_fails(pytester: pytest.Pytester) -> None:
             "POST /messaging/v1/orders/*/messages/unexpectedProblem → 201",
         ]
     )
-    assert "Atz" not in result.stdout.str()
+    assert "Atz" not in runs.printed()
 
 
 @pytest.mark.parametrize("error", [OSError("no such port"), KeyboardInterrupt()], ids=repr)
@@ -228,11 +286,9 @@ def test_a_sandbox_that_cannot_start(monkeypatch: pytest.MonkeyPatch, error: Bas
             assert not thread.is_alive()
 
 
-def test_what_is_no_operation(pytester: pytest.Pytester) -> None:
-    """A name or a probability that is none is a ValueError where the test says it."""
-    result = run(
-        pytester,
-        """
+WHAT_IS_NO_OPERATION = user_file(
+    "test_what_is_no_operation",
+    """
     def test_it(messaging_sandbox):
         local = messaging_sandbox
         with pytest.raises(ValueError, match="'createNothing' is no operation"):
@@ -246,17 +302,22 @@ def test_what_is_no_operation(pytester: pytest.Pytester) -> None:
     def test_one_seller(messaging_sandbox):
         assert Credentials.from_env() == messaging_sandbox.credentials
 """,
-    )
-    result.assert_outcomes(passed=2)
+)
 
 
-def test_readmes_test(pytester: pytest.Pytester) -> None:
+def test_what_is_no_operation(runs: Runs) -> None:
+    """A name or a probability that is none is a ValueError where the test says it."""
+    assert runs.outcomes(WHAT_IS_NO_OPERATION) == {"passed": 2}, runs.printed()
+
+
+BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+(READMES,) = [block for block in BLOCKS if "messaging_sandbox" in block]
+READMES_TEST = user_file("test_readmes", READMES, "auto", head="")
+
+
+def test_readmes_test(runs: Runs) -> None:
     """The test that README shows passes as it stands."""
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    (source,) = [block for block in blocks if "messaging_sandbox" in block]
-    result = run(pytester, mode="auto", head=source)
-    passed = result.parseoutcomes()
-    assert passed.keys() == {"passed"}
+    assert runs.outcomes(READMES_TEST, "auto").keys() == {"passed"}, runs.printed("auto")
 
 
 def test_it_costs_nothing_until_it_is_used(tmp_path: Path) -> None:
@@ -274,6 +335,7 @@ def test_it_costs_nothing_until_it_is_used(tmp_path: Path) -> None:
         "capture_output": True,
         "text": True,
         "check": False,
+        "timeout": PATIENCE,
     }
     bare: dict[str, Any] = {
         "env": {"PYTEST_ADDOPTS": "-p no:hypothesispytest -p no:anyio", "PATH": ""}
