@@ -55,7 +55,7 @@ class Browser:
         ]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """A browser with a profile of its own; where there is none, a test is skipped, in CI it fails.
 

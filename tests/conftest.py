@@ -40,6 +40,10 @@ from sp_messaging_async.models import Attachment
 from sp_messaging_async.operations import OPERATIONS
 from sp_messaging_async.sandbox import Sandbox
 
+from .browser import browser
+
+__all__ = ["browser"]  # a fixture, of which there is one for all modules
+
 T = TypeVar("T")
 
 ORDER = "111-2222222-3333333"

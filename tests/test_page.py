@@ -33,11 +33,9 @@ from sp_messaging_async import (
 from sp_messaging_async.sandbox import Fault, Sandbox
 from sp_messaging_async.sandbox.inbox import Delivered, DeliveredFile
 
-from .browser import Browser, browser
+from .browser import Browser
 from .conftest import FAST, ORDER
 from .test_report_page import contrast
-
-__all__ = ["browser"]  # a fixture
 
 T = TypeVar("T")
 

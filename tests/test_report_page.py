@@ -26,9 +26,7 @@ from sp_messaging_async import (
 from sp_messaging_async.bulk.report import write_html
 from sp_messaging_async.ledger import Planned, Settlement, Status
 
-from .browser import Browser, browser
-
-__all__ = ["browser"]  # a fixture
+from .browser import Browser
 
 TEXT = CreateUnexpectedProblemRequest("Sold out.")
 LONG = "a-name-without-any-space-" * 20
