@@ -249,6 +249,12 @@ def test_an_import_does_not_bring_the_sandbox(probed: dict[str, Any]) -> None:
     assert "aiohttp.web" not in probed["asked"]
 
 
+def test_the_command_does_not_bring_the_sandbox() -> None:
+    """Who sends by command loads no server either, until --sandbox asks for one."""
+    done = python("import sp_messaging_async.cli, sys; print('aiohttp.web' in sys.modules)")
+    assert done.stdout == "False\n"
+
+
 def test_an_import_configures_no_logging(probed: dict[str, Any]) -> None:
     """No logger gets a handler or a level, and the root stays as it was."""
     assert probed["handlers"] == []

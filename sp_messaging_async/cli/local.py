@@ -10,7 +10,6 @@ from rich.table import Table
 from ..errors import ConfigurationError
 from ..marketplaces import is_loopback
 from ..operations import OPERATIONS
-from ..sandbox import Sandbox
 from . import terminal
 from .app import app
 from .options import Flag
@@ -54,6 +53,8 @@ async def sandbox(
     open:
         Open the page in a browser.
     """
+    from ..sandbox import Sandbox  # a web server, for whoever asks for it
+
     if not 0 <= port <= 65535:
         raise ConfigurationError(f"--port {port} is no port; give a number from 0 to 65535")
     if not (allow_remote or is_loopback(host)):

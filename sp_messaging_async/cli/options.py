@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from datetime import tzinfo
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import platformdirs
@@ -24,11 +24,13 @@ from ..errors import ConfigurationError, InvalidMessage
 from ..ledger import DEFAULT_CAMPAIGN
 from ..marketplaces import Endpoint, Marketplace
 from ..operations import Operation, named
-from ..sandbox import Sandbox
 from ..session import MessagingSession
 from ..sqlite_ledger import SQLiteLedger
 from ..throttle import LocalThrottle
 from . import exchanges
+
+if TYPE_CHECKING:
+    from ..sandbox import Sandbox
 
 __all__ = [
     "Flag",
@@ -102,12 +104,18 @@ class Where(Place):
     async def open(self, stack: AsyncExitStack, *traces: TraceConfig) -> Amazon:
         """The Amazon to talk to, for as long as the stack is open."""
         place = self.place
-        local = await stack.enter_async_context(Sandbox()) if self.sandbox else None
+        local = await _sandbox(stack) if self.sandbox else None
         endpoint = local.endpoint if local else Endpoint.from_env(place.region)
         if self.verbose:
             traces = (exchanges.telling(), *traces)
         http = await stack.enter_async_context(exchanges.traced(*traces)) if traces else None
         return Amazon(self, place, endpoint, stack, http)
+
+
+async def _sandbox(stack: AsyncExitStack) -> Sandbox:
+    from ..sandbox import Sandbox  # a web server, for whoever asks for it
+
+    return await stack.enter_async_context(Sandbox())
 
 
 @frozen
