@@ -46,7 +46,7 @@ from sp_messaging_async.sandbox import Fault, Sandbox
 
 from .conftest import FAST, Open, run_virtually
 
-SOON = RetryPolicy(attempts=5, base_delay=0.01, max_delay=0.05)
+SOON = RetryPolicy(attempts=5, base_delay=0.001, max_delay=0.005)
 OTHER = "111-1111111-1111111"
 NAME = "createUnexpectedProblem"
 IN_FLIGHT = 100  # of one seller and operation at the most, by README
@@ -325,7 +325,7 @@ async def test_an_outage_before_the_message(
     assert Counter(outcome.status for outcome in outcomes) == {"sent": 20}
 
 
-@pytest.mark.parametrize("orders", [40, pytest.param(500, marks=pytest.mark.long)])
+@pytest.mark.parametrize("orders", [25, pytest.param(500, marks=pytest.mark.long)])
 async def test_two_sellers_side_by_side(campaign: Campaign, orders: int) -> None:
     """Each runs at its own full plan, though the list is sorted by seller, and without a 429."""
     plan = UsagePlan(rate=20, burst=5)

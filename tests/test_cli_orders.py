@@ -32,6 +32,7 @@ from .commands import (
     ANYWHERE,
     HEADER,
     NAME,
+    PATIENCE,
     SECRETS,
     TEXT,
     Command,
@@ -846,7 +847,9 @@ def test_ctrl_c_after_the_last_message(command: Command) -> None:
     command.sandbox.orders.set(ORDER, available=["createWarranty"])
     with command.started("bulk", command.write(HEADER + row(1))) as process:
         process.until("skipped: ")
+        ends = time.monotonic() + PATIENCE
         while len(command.sandbox.faults):
+            assert time.monotonic() < ends, "it does not ask what is available"
             time.sleep(0.01)
         process.popen.send_signal(signal.SIGINT)
         status, output = process.end()
