@@ -68,7 +68,7 @@ class Run:
         output = await process.communicate()
         await asyncio.sleep(2 * LATENCY)
         assert process.returncode is not None
-        assert b"Traceback" not in output
+        assert b"Traceback" not in output, output.decode()
         return process.returncode, output.decode()
 
     def environment(self, api_url: str) -> dict[str, str]:
