@@ -29,6 +29,12 @@ _log = logging.getLogger("sp_messaging_async")
 
 _PER_SESSION = 100  # messages at work at once
 
+# Outcomes that are handed out, and messages taken up in their place, before the loop goes round. A
+# hundred that settle together would else begin a hundred together, again and again: the loop's
+# other tasks wait for all of them, and the garbage collector takes the burst for growth and walks
+# over the caller's whole list.
+_IN_ONE_GO = 8
+
 
 def send_all(
     sessions: Sessions,
@@ -86,6 +92,7 @@ class SendAll:
         self._concurrency = concurrency or len(listed) * _PER_SESSION
         self._source = _Source(messages)
         self._work = _Work(listed, record)
+        self._asked = 0
 
     async def __aenter__(self) -> Self:
         return self
@@ -117,6 +124,9 @@ class SendAll:
         return self
 
     async def __anext__(self) -> Outcome:
+        self._asked += 1
+        if self._asked % _IN_ONE_GO == 0:
+            await asyncio.sleep(0)
         while True:
             self._work.changed.clear()
             self._take_up()
