@@ -1,6 +1,6 @@
 """send_all over a generator: peak memory after a tenth of the messages and after all of them.
 
-    python benchmarks/bulk_memory.py [COUNT]
+    python -m benchmarks.bulk_memory [COUNT]
 
 Beside it, in the same run, the sends a second of bare aiohttp with as many in flight.
 """
@@ -14,8 +14,8 @@ import time
 from collections.abc import Iterator
 
 import aiohttp
-from responder import responder
 
+from benchmarks.responder import responder
 from sp_messaging_async import (
     CreateUnexpectedProblemRequest,
     Credentials,

@@ -1,6 +1,6 @@
-"""What `import sp_messaging_async` costs, beside the four libraries that it cannot do without.
+"""What `import sp_messaging_async` costs, beside the libraries that it cannot do without (goal 6).
 
-    python benchmarks/import_time.py [PAIRS]
+    python -m benchmarks import_time
 
 Every import has a process of its own, theirs and ours in turn, with the bytecode compiled before,
 as pip does it. Compared are the medians of CPU time, which hardly depends on who else uses the
@@ -16,8 +16,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+from benchmarks.table import Row, met
+
 THEIRS = "aiohttp, attrs, cattrs, aiolimiter"
 OURS = "sp_messaging_async"
+PAIRS = 31
 
 ROOT = Path(__file__).parents[1]
 TIMED = "import time; began = time.process_time(); import {}; print(time.process_time() - began)"
@@ -34,23 +37,41 @@ def seconds(modules: str, bytecode: str) -> float:
     return float(done.stdout)
 
 
-def compare(pairs: int, ours: str = OURS) -> tuple[float, float]:
-    """The medians of so many imports: theirs and ours."""
+def seconds_in_turn(pairs: int, ours: str) -> tuple[list[float], list[float]]:
+    """So many imports, of theirs and of ours."""
     with tempfile.TemporaryDirectory() as bytecode:
         for modules in (THEIRS, ours):
             seconds(modules, bytecode)  # compiles
         taken = [(seconds(THEIRS, bytecode), seconds(ours, bytecode)) for _ in range(pairs)]
     of_theirs, of_ours = zip(*taken, strict=True)
+    return list(of_theirs), list(of_ours)
+
+
+def compare(pairs: int, ours: str = OURS) -> tuple[float, float]:
+    """The medians of so many imports: theirs and ours."""
+    of_theirs, of_ours = seconds_in_turn(pairs, ours)
     return statistics.median(of_theirs), statistics.median(of_ours)
 
 
-def main(pairs: int) -> None:
+def rows(quick: bool = False) -> list[Row]:
     # A name is imported with all that it needs when it is asked for first.
-    for ours in (OURS, f"{OURS}; {OURS}.MessagingSession"):
-        theirs, taken = compare(pairs, ours)
-        print(f"import {THEIRS}  {theirs * 1000:.0f} ms")
-        print(f"import {ours}  {taken * 1000:.0f} ms, ratio {taken / theirs:.2f}")
+    return [
+        _row(ours, 1 if quick else PAIRS) for ours in (OURS, f"{OURS}; {OURS}.MessagingSession")
+    ]
 
 
-if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 31)
+def _row(ours: str, pairs: int) -> Row:
+    theirs, taken = seconds_in_turn(pairs, ours)
+    bare, own = statistics.median(theirs), statistics.median(taken)
+    return Row(
+        goal=6,
+        what=f"import {ours}",
+        unit="ms CPU",
+        ours=own * 1000,
+        bare=bare * 1000,
+        ratio=own / bare,
+        goal_text="≤ 1.05",
+        met=met("≤ 1.05", own / bare),
+        note=f"bare is here: import {THEIRS}",
+        rounds={"ours": taken, "bare": theirs},
+    )

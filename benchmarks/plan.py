@@ -1,10 +1,13 @@
-"""30 sends at 1/s, burst 5, over a cold and jittery connection, in real time (about 27 seconds).
+"""What becomes of the usage plan over a cold and jittery connection, in real time (goal 2).
 
-    python benchmarks/plan.py [SENDS]
+    python -m benchmarks plan
 
-The first connections are 300 ms late, and every request 0 to 200 ms. Beside the session stands
-aiolimiter alone, as most would use it. Printed: answers of 429, and the last release after the
-ideal one, which lets 5 go at once and then one a second.
+A local Amazon enforces 1 send a second with a burst of 5. The first connections to it are 300 ms
+late, and every request 0 to 200 ms. Handed over at once are 30 sends and 300 (about 300 seconds);
+and in bursts of 12 every 30 seconds, 1,200 sends, in which all times are ten times shorter. Beside
+`MessagingSession` stand aiolimiter alone, as most would use it, 5 at 1/s, and the other clients
+with 30 sends. All run at once, as all but wait, each client in a process of its own against a
+bucket of its own. An ideal client lets 5 go at once, and then one a second.
 """
 
 from __future__ import annotations
@@ -12,42 +15,112 @@ from __future__ import annotations
 import asyncio
 import random
 import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 
+import aiohttp
 from aiolimiter import AsyncLimiter
+from attrs import frozen
 
+from benchmarks import peers
+from benchmarks.child import Child, ChildFailed, answers
+from benchmarks.table import Row, met
 from sp_messaging_async import (
-    CreateUnexpectedProblemRequest,
+    CreateConfirmDeliveryDetailsRequest,
+    Credentials,
+    Endpoint,
     LocalThrottle,
     MessagingSession,
     PlanKey,
     UsagePlan,
 )
-from sp_messaging_async.operations import OPERATIONS
 from sp_messaging_async.sandbox import Sandbox
-from sp_messaging_async.sandbox.plans import TokenBucket
 
+OPERATION = "createConfirmDeliveryDetails"
+TEXT = "We deliver on Thursday between 9 and 12. Is somebody at home then?"
 LATE, JITTER = 0.3, 0.2  # seconds
-REQUEST = CreateUnexpectedProblemRequest("Sold out.")
+SHORTER = 10
+
+LATEST = "≤ 1.05"  # seconds after the ideal
+
+OURS, ALONE = "ours", "aiolimiter alone"
+PEERS = {
+    "amzn-sp-api": "it knows no plan and repeats nothing: a loop",
+    "amzn-selling-partner": "all handed to its bucket at once; it repeats after a 429, twice",
+    "python-amazon-sp-api, sync": "a loop with its throttle_retry, which its async client cannot "
+    "use",
+}
 
 
-class Noted(LocalThrottle):
-    """A LocalThrottle that notes when calls were let go, and 429s."""
+@frozen
+class Scenario:
+    """`times` bursts of `size` sends, every so many seconds."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.released: list[float] = []
-        self.refused = 0
+    size: int
+    times: int = 1
+    every: float = 0.0
+    shorter: float = 1.0
 
-    async def acquire(self, key: PlanKey, *, again: bool = False) -> None:
-        await super().acquire(key, again=again)
-        self.released.append(asyncio.get_running_loop().time())
+    @property
+    def plan(self) -> UsagePlan:
+        return UsagePlan(self.shorter, 5)
 
-    def throttled(self, key: PlanKey) -> None:
-        self.refused += 1
-        super().throttled(key)
+    @property
+    def count(self) -> int:
+        return self.size * self.times
+
+    def __str__(self) -> str:
+        if self.times == 1:
+            return f"{self.count} sends at {self.plan.rate:g}/s"
+        return f"{self.count:,} in bursts of {self.size} every {self.every * self.shorter:g} s"
+
+    def words(self) -> tuple[object, ...]:
+        """What a client is told of it."""
+        return (self.size,) if self.times == 1 else (self.size, self.times, self.every)
+
+    def ideal(self) -> float:
+        """Seconds until an ideal client lets the last one go."""
+        bucket, now = self.plan.burst, 0.0
+        for number in range(self.count):
+            due = max(now, number // self.size * self.every)
+            bucket = min(self.plan.burst, bucket + (due - now) * self.plan.rate)
+            now = due + max(0.0, 1 - bucket) / self.plan.rate
+            bucket = max(0.0, bucket - 1)
+        return now
 
 
-async def relay(port: int) -> asyncio.Server:
+@frozen
+class Result:
+    """refused: 429s, as the server counts them. last: seconds to the last release, if known."""
+
+    refused: int
+    failed: int
+    seconds: float
+    last: float | None = None
+
+
+SHORT, LONG = Scenario(30), Scenario(300)
+BURSTS = Scenario(12, times=100, every=30 / SHORTER, shorter=SHORTER)
+QUICK = Scenario(7)
+
+Command = Callable[[str, str], list[str]]
+Send = Callable[[str], Awaitable[None]]
+
+
+# The server's side
+
+
+@asynccontextmanager
+async def amazon(scenario: Scenario) -> AsyncIterator[tuple[Sandbox, str]]:
+    """A local Amazon that enforces the plan, and the address at which it is hard to reach."""
+    async with Sandbox(plans={OPERATION: scenario.plan}) as sandbox:
+        port = int(sandbox.url.rpartition(":")[2])
+        async with await relay(port, scenario.shorter) as server:
+            yield sandbox, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+async def relay(port: int, shorter: float) -> asyncio.Server:
     """A way to the port on which connections and requests are late."""
     chance = random.Random(1)
     connections = 0
@@ -55,7 +128,7 @@ async def relay(port: int) -> asyncio.Server:
     async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, late: bool) -> None:
         while data := await reader.read(65536):
             if late:
-                await asyncio.sleep(chance.uniform(0, JITTER))
+                await asyncio.sleep(chance.uniform(0, JITTER) / shorter)
             writer.write(data)
         writer.close()
 
@@ -63,7 +136,7 @@ async def relay(port: int) -> asyncio.Server:
         nonlocal connections
         connections += 1
         if connections <= 4:
-            await asyncio.sleep(LATE)
+            await asyncio.sleep(LATE / shorter)
         onward = await asyncio.open_connection("127.0.0.1", port)
         await asyncio.gather(
             carry(reader, onward[1], True), carry(onward[0], writer, False), return_exceptions=True
@@ -72,52 +145,194 @@ async def relay(port: int) -> asyncio.Server:
     return await asyncio.start_server(connect, "127.0.0.1", 0)
 
 
-async def by_session(count: int) -> tuple[int, float]:
-    throttle = Noted()
-    async with Sandbox() as sandbox:
-        server = await relay(int(sandbox.url.rpartition(":")[2]))
-        late = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        endpoint = type(sandbox.endpoint)(late, sandbox.endpoint.token_url)
-        async with (
-            server,
-            MessagingSession(
-                sandbox.credentials, marketplace="US", endpoint=endpoint, throttle=throttle
-            ) as session,
-        ):
-            began = asyncio.get_running_loop().time()
-            orders = [f"111-2222222-{number:07}" for number in range(count)]
-            await asyncio.gather(*(session.send(order, REQUEST) for order in orders))
-        assert [each.amazon_order_id for each in sandbox.delivered][:1]
-        assert len(sandbox.delivered) == count
-    return throttle.refused, throttle.released[-1] - began
+async def played(scenario: Scenario, command: Command, start: asyncio.Barrier) -> Result | str:
+    """What becomes of a scenario, or why it could not be played."""
+    async with amazon(scenario) as (sandbox, url):
+        with Child(command(url, sandbox.endpoint.token_url)) as child:
+            try:
+                await asyncio.to_thread(child.answer)
+            except ChildFailed as error:
+                await start.wait()
+                return str(error)
+            # Starting a client takes more of the machine than all that comes after it.
+            await start.wait()
+            try:
+                found = await asyncio.to_thread(child.ask, "plan", *scenario.words())
+            except ChildFailed as error:
+                return str(error)
+        refused = sum(bucket.refused for bucket in sandbox.plans.buckets().values())
+        return Result(refused=refused, **found)
 
 
-async def by_aiolimiter(count: int) -> tuple[int, float]:
-    clock = asyncio.get_running_loop().time
-    limiter, bucket = AsyncLimiter(5, 5), TokenBucket(UsagePlan(1, 5), clock)
-    chance, began, refused, last = random.Random(1), clock(), 0, 0.0
-
-    async def send(number: int) -> None:
-        nonlocal refused, last
-        async with limiter:
-            last = clock() - began
-        await asyncio.sleep((LATE if number < 4 else 0) + chance.uniform(0, JITTER))
-        refused += not bucket.take()
-
-    await asyncio.gather(*(send(number) for number in range(count)))
-    return refused, last
+# The clients' side
 
 
-async def main(count: int) -> None:
-    plan = OPERATIONS["createUnexpectedProblem"].plan
-    ideal = (count - plan.burst) / plan.rate
-    (refused, last), (refused_alone, last_alone) = await asyncio.gather(
-        by_session(count), by_aiolimiter(count)
+class Measures:
+    """What a child does: the messages of a scenario, by one of `CLIENTS`."""
+
+    def __init__(self, client: str, api_url: str, token_url: str, rate: str) -> None:
+        self._open = CLIENTS[client]
+        self._endpoint = Endpoint(api_url, token_url)
+        self._plan = UsagePlan(float(rate), 5)
+
+    def plan(self, size: str, times: str = "1", every: str = "0") -> dict[str, float]:
+        return asyncio.run(self._all(int(size), int(times), float(every)))
+
+    async def _all(self, size: int, times: int, every: float) -> dict[str, float]:
+        clock = asyncio.get_running_loop().time
+        released: list[float] = []
+        async with self._open(self._endpoint, self._plan, released) as send:
+            began = clock()
+
+            async def burst(number: int) -> list[BaseException | None]:
+                await asyncio.sleep(began + number * every - clock())
+                orders = (f"111-{number:07}-{each:07}" for each in range(size))
+                return await asyncio.gather(*map(send, orders), return_exceptions=True)
+
+            done = await asyncio.gather(*map(burst, range(times)))
+            seconds = clock() - began
+        failed = sum(isinstance(each, BaseException) for sent in done for each in sent)
+        return {"failed": failed, "seconds": seconds, "last": max(released) - began}
+
+
+class Noted(LocalThrottle):
+    """A LocalThrottle that notes when calls were let go."""
+
+    def __init__(self, plan: UsagePlan, released: list[float]) -> None:
+        super().__init__({OPERATION: plan})
+        self._released = released
+
+    async def acquire(self, key: PlanKey, *, again: bool = False) -> None:
+        await super().acquire(key, again=again)
+        self._released.append(asyncio.get_running_loop().time())
+
+
+@asynccontextmanager
+async def session(
+    endpoint: Endpoint, plan: UsagePlan, released: list[float]
+) -> AsyncIterator[Send]:
+    async with MessagingSession(
+        Credentials("client", "secret", "refresh"),
+        marketplace="US",
+        endpoint=endpoint,
+        throttle=Noted(plan, released),
+    ) as messaging:
+
+        async def send(order: str) -> None:
+            request = CreateConfirmDeliveryDetailsRequest(text=TEXT)
+            await messaging.create_confirm_delivery_details(order, request)
+
+        yield send
+
+
+@asynccontextmanager
+async def aiolimiter_alone(
+    endpoint: Endpoint, plan: UsagePlan, released: list[float]
+) -> AsyncIterator[Send]:
+    limiter = AsyncLimiter(plan.burst, plan.burst / plan.rate)
+    form = {"grant_type": "refresh_token", "client_id": "client", "client_secret": "secret"}
+    async with aiohttp.ClientSession() as http:
+        async with http.post(endpoint.token_url, data={**form, "refresh_token": "r"}) as answer:
+            headers = {"x-amz-access-token": (await answer.json())["access_token"]}
+
+        async def send(order: str) -> None:
+            url = f"{endpoint.api_url}/messaging/v1/orders/{order}/messages/confirmDeliveryDetails"
+            query = {"marketplaceIds": "ATVPDKIKX0DER"}
+            async with limiter:
+                released.append(asyncio.get_running_loop().time())
+            async with http.post(
+                url, params=query, json={"text": TEXT}, headers=headers, raise_for_status=True
+            ) as answer:
+                await answer.read()
+
+        yield send
+
+
+CLIENTS = {OURS: session, ALONE: aiolimiter_alone}
+
+
+# The table
+
+
+async def results(contestants: Sequence[tuple[str, Scenario]]) -> list[Result | str]:
+    """What became of every client in its scenario."""
+    threads = ThreadPoolExecutor(len(contestants))
+    asyncio.get_running_loop().set_default_executor(threads)
+    start = asyncio.Barrier(len(contestants))
+    return await asyncio.gather(
+        *(played(scenario, _command(name, scenario), start) for name, scenario in contestants)
     )
-    print(f"{count} sends; the ideal last release is at {ideal:.2f} s")
-    print(f"session           {refused} x 429, last release {last - ideal:+.2f} s")
-    print(f"aiolimiter alone  {refused_alone} x 429, last release {last_alone - ideal:+.2f} s")
+
+
+def _command(name: str, scenario: Scenario) -> Command:
+    if name in CLIENTS:
+        words = [sys.executable, "-m", "benchmarks.plan", name]
+        return lambda *addresses: [*words, *addresses, str(scenario.plan.rate)]
+    return lambda *addresses: peers.drive(name, *addresses, "throttled")
+
+
+def rows(quick: bool = False) -> list[Row]:
+    scenarios = [QUICK] if quick else [SHORT, LONG, BURSTS]
+    contestants = [(name, each) for each in scenarios for name in (OURS, ALONE)]
+    if not quick:
+        peers.python()  # Installing is no part of what is measured.
+        contestants += [(name, SHORT) for name in PEERS]
+    found = dict(zip(contestants, asyncio.run(results(contestants)), strict=True))
+    return [
+        row
+        for scenario in scenarios
+        for row in _rows(
+            scenario, {name: found[name, each] for name, each in found if each is scenario}
+        )
+    ]
+
+
+def _rows(scenario: Scenario, found: dict[str, Result | str]) -> Iterator[Row]:
+    ours = found.pop(OURS)
+    assert isinstance(ours, Result), ours
+    yield Row(
+        goal=2,
+        what=f"{scenario}: answers of 429",
+        unit="x 429",
+        ours=ours.refused,
+        peers=_cells(found, lambda result: result.refused),
+        goal_text="≤ 0",
+        met=met("≤ 0", ours.refused),
+        note="the other clients: " + "; ".join(f"{name}: {how}" for name, how in PEERS.items()),
+    )
+    yield Row(
+        goal=2,
+        what=f"{scenario}: messages that failed",
+        unit="messages",
+        ours=ours.failed,
+        peers=_cells(found, lambda result: result.failed),
+    )
+    late = ours.last - scenario.ideal()
+    yield Row(
+        goal=2,
+        what=f"{scenario}: last release after the ideal",
+        unit="s",
+        ours=late,
+        peers=_cells(found, lambda result: result.last and result.last - scenario.ideal()),
+        goal_text="" if scenario.times > 1 else LATEST,
+        met=None if scenario.times > 1 else met(LATEST, late),
+    )
+    yield Row(
+        goal=2,
+        what=f"{scenario}: time to the end",
+        unit="s",
+        ours=ours.seconds,
+        peers=_cells(found, lambda result: result.seconds),
+    )
+
+
+def _cells(
+    found: dict[str, Result | str], value: Callable[[Result], float | None]
+) -> dict[str, float | str]:
+    cells = {name: each if isinstance(each, str) else value(each) for name, each in found.items()}
+    return {name: cell for name, cell in cells.items() if cell is not None}
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]) if len(sys.argv) > 1 else 30))
+    name, *addresses, rate = sys.argv[1:]
+    answers(lambda: Measures(name, *addresses, rate))

@@ -1,4 +1,7 @@
-"""A server that does as little as possible: it answers every request at once with 201 and {}."""
+"""A server that does as little as possible: it answers every request at once with 201 and {}.
+
+On uvloop where that is installed, so that it is faster than any client.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +25,7 @@ _GRANTED, _CREATED = _answer(b"200 OK", _TOKEN), _answer(b"201 Created", b"{}")
 class Responder(asyncio.Protocol):
     """One connection; a request is complete when its Content-Length has arrived."""
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._transport = transport
         self._received = b""
 
@@ -59,4 +61,8 @@ async def _serve() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve())
+    try:
+        from uvloop import run
+    except ImportError:
+        from asyncio import run
+    run(_serve())

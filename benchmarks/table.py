@@ -6,16 +6,18 @@ plumbing in seconds, whose numbers mean nothing.
 
 from __future__ import annotations
 
+import importlib
 import os
 import platform
 import statistics
 from collections.abc import Iterable, Sequence
+from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import attrs
-from rich.console import Console, Group
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -42,6 +44,12 @@ class Row:
     """Every round's value, by whose it is."""
 
 
+def rows_of(name: str, quick: bool) -> list[Row]:
+    """What the benchmark of a name found."""
+    rows: list[Row] = importlib.import_module(f"benchmarks.{name}").rows(quick)
+    return rows
+
+
 def met(goal_text: str, value: float | None) -> bool | None:
     """Whether a value is within a goal such as "≤ 0.95" or "≥ 0.5"; None without either."""
     if not goal_text or value is None:
@@ -57,8 +65,13 @@ def median_ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
 
 
 def machine() -> dict[str, str]:
-    """Where this was measured, and with which versions."""
-    found = {"cpu": _cpu(), "cores": str(os.cpu_count()), "system": platform.platform()}
+    """When and where this was measured, and with which versions."""
+    found = {
+        "date": date.today().isoformat(),
+        "cpu": _cpu(),
+        "cores": str(os.cpu_count()),
+        "system": platform.platform(),
+    }
     found["python"] = platform.python_version()
     for package in ("aiohttp", "uvloop", "aiolimiter"):
         try:
@@ -83,16 +96,17 @@ def as_json(rows: Iterable[Row], about: dict[str, str]) -> dict[str, Any]:
 
 
 def show(rows: Sequence[Row], about: dict[str, str], console: Console) -> None:
-    """The table, then notes and texts that would not fit in a cell."""
-    peers = list(dict.fromkeys(name for row in rows for name in row.peers))
+    """The table, then what would not fit into it."""
     table = Table(title=", ".join(f"{name} {value}" for name, value in about.items()))
-    table.add_column("goal", justify="right")
-    table.add_column("what")
-    for heading in ("unit", "ours", "bare aiohttp", *peers, "ratio", "goal", "met"):
+    for heading in ("goal", "what", "unit"):
+        table.add_column(heading)
+    for heading in ("ours", "bare"):
+        table.add_column(heading, justify="right")
+    table.add_column("others (ratio to bare)")
+    for heading in ("ratio", "goal", "met"):
         table.add_column(heading, justify="right")
     said: list[str] = []
     for row in rows:
-        cells = [_cell(row.peers.get(name), f"{name}: ", said) for name in peers]
         mark = f" [{_noted(row.note, said)}]" if row.note else ""
         table.add_row(
             str(row.goal or ""),
@@ -100,19 +114,29 @@ def show(rows: Sequence[Row], about: dict[str, str], console: Console) -> None:
             row.unit,
             _number(row.ours),
             _number(row.bare),
-            *(Text(cell) for cell in cells),
+            _others(row, said),
             "" if row.ratio is None else f"{row.ratio:.2f}",
             row.goal_text,
             {True: "yes", False: "NO", None: ""}[row.met],
+            end_section=True,
         )
-    notes = [Text(f"[{number}] {text}") for number, text in enumerate(said, 1)]
-    console.print(Group(table, *notes))
+    console.print(table)
+    for number, text in enumerate(said, 1):
+        console.print(Text(f"[{number}] {text}"))
 
 
-def _cell(value: float | str | None, whose: str, said: list[str]) -> str:
-    if isinstance(value, str):
-        return f"– [{_noted(whose + value, said)}]"
-    return _number(value)
+def _others(row: Row, said: list[str]) -> Table:
+    """A line for each of the others, aligned."""
+    lines = Table.grid(padding=(0, 1))
+    lines.add_column()
+    lines.add_column(justify="right")
+    lines.add_column(justify="right")
+    for name, value in row.peers.items():
+        if isinstance(value, str):
+            lines.add_row(name, Text(f"– [{_noted(f'{name}: {value}', said)}]"))
+        else:
+            lines.add_row(name, _number(value), f"({value / row.bare:.2f})" if row.bare else "")
+    return lines
 
 
 def _noted(text: str, said: list[str]) -> int:
