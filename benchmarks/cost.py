@@ -5,7 +5,7 @@
 Counted is the CPU time of the client's process alone; the responder has another one. In turn, round
 by round, and with 50 sends in flight and with one: bare aiohttp (`session.post(url, params=…,
 json=…)`, and the answer read), `MessagingSession`, a protocol of asyncio's that writes prepared
-bytes and looks for the answer's end, which is the floor; the first two on uvloop; every third
+bytes and looks for the answer's end, which is the floor; the first two on uvloop; every fourth
 round, the other clients. Before each round come some sends that are not counted.
 """
 
@@ -38,8 +38,8 @@ PATH = "/messaging/v1/orders/{}/messages/confirmDeliveryDetails"
 US = "ATVPDKIKX0DER"
 NO_LIMIT = UsagePlan(1e9, 1e9)
 
-ROUNDS, SENDS = 9, 2_500
-PEER_ROUNDS, PEER_SENDS = 3, 500
+ROUNDS, SENDS = 12, 1_250
+PEER_ROUNDS, PEER_SENDS = 3, 350
 IN_FLIGHT = (50, 1)
 
 NOTE = (
@@ -196,7 +196,7 @@ def _others(url: str, stack: ExitStack, found: Rounds) -> dict[str, Child]:
     """The other clients, each in a process of its own; those that do not start are noted."""
     others = {}
     for name in peers.VARIANTS:
-        child = stack.enter_context(Child(peers.drive(name, url, f"{url}/auth/o2/token")))
+        child = stack.enter_context(Child(peers.command(name, url, f"{url}/auth/o2/token")))
         try:
             child.answer()
         except ChildFailed as error:
@@ -215,9 +215,14 @@ def _rows(found: Rounds, in_flight: int) -> Iterator[Row]:
     others: dict[str, float | str] = {
         name: found.failed.get(name) or found.median(name, in_flight)
         for name in ("raw protocol", *peers.VARIANTS)
-        if name in of or name in found.failed
+        if name in of or name in found.failed  # none of the other clients if it is to be quick
     }
     ratio = median_ratio(of["ours"], of["bare"])
+    note = ""
+    if in_flight == IN_FLIGHT[0] and (leaking := of.get("amzn-sp-api, leaking")):
+        note = (
+            f"{NOTE}, from {leaking[0]:.0f} µs in its first round to {leaking[-1]:.0f} in its last"
+        )
     yield Row(
         goal=1,
         what=f"send, {in_flight} in flight",
@@ -228,7 +233,7 @@ def _rows(found: Rounds, in_flight: int) -> Iterator[Row]:
         ratio=ratio,
         goal_text="≤ 0.95",
         met=met("≤ 0.95", ratio),
-        note=NOTE,
+        note=note,
         rounds=of,
     )
     if "ours on uvloop" in of:

@@ -18,6 +18,8 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Self
 
 import aiohttp
 from aiolimiter import AsyncLimiter
@@ -41,6 +43,7 @@ OPERATION = "createConfirmDeliveryDetails"
 TEXT = "We deliver on Thursday between 9 and 12. Is somebody at home then?"
 LATE, JITTER = 0.3, 0.2  # seconds
 SHORTER = 10
+WATCHED = 0.01  # seconds
 
 LATEST = "≤ 1.05"  # seconds after the ideal
 
@@ -48,9 +51,10 @@ OURS, ALONE = "ours", "aiolimiter alone"
 PEERS = {
     "amzn-sp-api": "it knows no plan and repeats nothing: a loop",
     "amzn-selling-partner": "all handed to its bucket at once; it repeats after a 429, twice",
-    "python-amazon-sp-api, sync": "a loop with its throttle_retry, which its async client cannot "
-    "use",
+    "python-amazon-sp-api": "its async client knows no plan: all handed to it at once",
+    "python-amazon-sp-api, sync": "a loop with its throttle_retry, which is for this client only",
 }
+NOTE = "the other clients: " + "; ".join(f"{name}: {how}" for name, how in PEERS.items())
 
 
 @frozen
@@ -90,14 +94,21 @@ class Scenario:
         return now
 
 
-@frozen
+@frozen(kw_only=True)
 class Result:
-    """refused: 429s, as the server counts them. last: seconds to the last release, if known."""
+    """What became of a client in a scenario.
+
+    refused: 429s, as the server counts them.
+    last: seconds to the last release, where it can be seen.
+    late: seconds that the client's loop, and the server's, stood still at the most.
+    """
 
     refused: int
     failed: int
     seconds: float
     last: float | None = None
+    late: float | None = None
+    server_late: float
 
 
 SHORT, LONG = Scenario(30), Scenario(300)
@@ -157,11 +168,38 @@ async def played(scenario: Scenario, command: Command, start: asyncio.Barrier) -
             # Starting a client takes more of the machine than all that comes after it.
             await start.wait()
             try:
-                found = await asyncio.to_thread(child.ask, "plan", *scenario.words())
+                async with Lateness() as late:
+                    found = await asyncio.to_thread(child.ask, "plan", *scenario.words())
             except ChildFailed as error:
                 return str(error)
         refused = sum(bucket.refused for bucket in sandbox.plans.buckets().values())
-        return Result(refused=refused, **found)
+        return Result(refused=refused, server_late=late.most, **found)
+
+
+class Lateness:
+    """How long this event loop stood still, at the most: others use the machine too."""
+
+    def __init__(self) -> None:
+        self.most = 0.0
+
+    async def _watch(self) -> None:
+        clock = asyncio.get_running_loop().time
+        while True:
+            began = clock()
+            await asyncio.sleep(WATCHED)
+            self.most = max(self.most, clock() - began - WATCHED)
+
+    async def __aenter__(self) -> Self:
+        self._watching = asyncio.create_task(self._watch())
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._watching.cancel()
 
 
 # The clients' side
@@ -189,10 +227,16 @@ class Measures:
                 orders = (f"111-{number:07}-{each:07}" for each in range(size))
                 return await asyncio.gather(*map(send, orders), return_exceptions=True)
 
-            done = await asyncio.gather(*map(burst, range(times)))
+            async with Lateness() as late:
+                done = await asyncio.gather(*map(burst, range(times)))
             seconds = clock() - began
         failed = sum(isinstance(each, BaseException) for sent in done for each in sent)
-        return {"failed": failed, "seconds": seconds, "last": max(released) - began}
+        return {
+            "failed": failed,
+            "seconds": seconds,
+            "last": max(released) - began,
+            "late": late.most,
+        }
 
 
 class Noted(LocalThrottle):
@@ -268,7 +312,7 @@ def _command(name: str, scenario: Scenario) -> Command:
     if name in CLIENTS:
         words = [sys.executable, "-m", "benchmarks.plan", name]
         return lambda *addresses: [*words, *addresses, str(scenario.plan.rate)]
-    return lambda *addresses: peers.drive(name, *addresses, "throttled")
+    return lambda *addresses: peers.command(name, *addresses, "throttled")
 
 
 def rows(quick: bool = False) -> list[Row]:
@@ -298,7 +342,7 @@ def _rows(scenario: Scenario, found: dict[str, Result | str]) -> Iterator[Row]:
         peers=_cells(found, lambda result: result.refused),
         goal_text="≤ 0",
         met=met("≤ 0", ours.refused),
-        note="the other clients: " + "; ".join(f"{name}: {how}" for name, how in PEERS.items()),
+        note=NOTE if scenario is SHORT else "",
     )
     yield Row(
         goal=2,
@@ -314,6 +358,7 @@ def _rows(scenario: Scenario, found: dict[str, Result | str]) -> Iterator[Row]:
         unit="s",
         ours=late,
         peers=_cells(found, lambda result: result.last and result.last - scenario.ideal()),
+        note=_stalls(ours, scenario),
         goal_text="" if scenario.times > 1 else LATEST,
         met=None if scenario.times > 1 else met(LATEST, late),
     )
@@ -323,6 +368,15 @@ def _rows(scenario: Scenario, found: dict[str, Result | str]) -> Iterator[Row]:
         unit="s",
         ours=ours.seconds,
         peers=_cells(found, lambda result: result.seconds),
+    )
+
+
+def _stalls(ours: Result, scenario: Scenario) -> str:
+    found = [f"{seconds * 1000:.0f} ms" for seconds in (ours.late or 0.0, ours.server_late)]
+    return (
+        f"this machine let our loop stand still for up to {found[0]}, the server's for up to "
+        f"{found[1]}; a token comes every {1000 / scenario.plan.rate:.0f} ms, and the session "
+        "leaves one unused for such things"
     )
 
 

@@ -8,22 +8,21 @@ import subprocess
 import sys
 from pathlib import Path
 
-__all__ = ["VARIANTS", "drive", "python", "versions"]
+__all__ = ["VARIANTS", "command", "python", "versions"]
 
 _HERE = Path(__file__).parent
 _REQUIREMENTS = _HERE / "requirements.txt"
 
-# By the name in the table: the driver's name of it, and how it is used.
+# By the name in the table, how each is used.
 VARIANTS = {
-    "amzn-sp-api": "the log handlers that it leaks with every message are avoided by "
-    "Configuration.set_default, which widens its connection pool too; one thread a message in "
-    "flight",
-    "amzn-sp-api, leaking": "as its README has it",
-    "amzn-selling-partner": "AsyncSellingPartner, throttle=False",
+    "amzn-selling-partner": "AsyncSellingPartner(throttle=False)",
     "amzn-selling-partner, aiohttp": "the same with its DefaultAioHttpClient",
     "python-amazon-sp-api": "sp_api.asyncio, one Messaging object",
-    "python-amazon-sp-api, sync": "sp_api.api, one Messaging object, one thread a message in "
-    "flight",
+    "python-amazon-sp-api, sync": "sp_api.api, one Messaging object, one thread for each in flight",
+    "amzn-sp-api": "one MessagingApi object, one thread for each in flight, and Configuration."
+    "set_default, which keeps it from leaking log handlers and widens its connection pool",
+    "amzn-sp-api, leaking": "without that, as its README has it; it grows slower with every "
+    "message",
 }
 
 
@@ -47,7 +46,7 @@ def python() -> Path:
     return found
 
 
-def drive(variant: str, api_url: str, token_url: str, *throttled: str) -> list[str]:
+def command(variant: str, api_url: str, token_url: str, *throttled: str) -> list[str]:
     """The command that drives one of `VARIANTS` as `drive.py` tells."""
     return [str(python()), "-m", "benchmarks.peers.drive", variant, api_url, token_url, *throttled]
 
@@ -60,5 +59,5 @@ def versions() -> dict[str, str]:
 
 
 def _installed(found: Path, *what: str) -> bool:
-    command = [found, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *what]
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+    words = [found, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *what]
+    return subprocess.run(words, capture_output=True, check=False).returncode == 0

@@ -189,4 +189,5 @@ def main(variant: str, api_url: str, token_url: str, *throttled: str) -> None:
     answers(lambda: VARIANTS[variant](api_url, token_url, bool(throttled)))
 
 
-main(*sys.argv[1:])
+if __name__ == "__main__":
+    main(*sys.argv[1:])
