@@ -21,11 +21,11 @@ def alone(module: str, measure: str, *arguments: object) -> list[float]:
     return [float(number) for number in done.stdout.split()]
 
 
-def run_one(measures: Mapping[str, Measure]) -> None:
-    """Run the measure that the command line names, and print its numbers."""
+def run_one(measures: Mapping[str, Measure], run: Callable[..., Any] = asyncio.run) -> None:
+    """Run the measure that the command line names in an event loop, and print its numbers."""
     _, measure, *given = sys.argv
     arguments = [int(text) if text.isdigit() else text for text in given]
-    print(*asyncio.run(measures[measure](*arguments)))
+    print(*run(measures[measure](*arguments)))
 
 
 def resident() -> float:

@@ -18,6 +18,9 @@ from itertools import islice
 
 import aiohttp
 
+from benchmarks.alone import alone, peak_resident, resident, run_one
+from benchmarks.responder import responder
+from benchmarks.table import Row, median_ratio, met
 from sp_messaging_async import (
     CreateUnexpectedProblemRequest,
     Credentials,
@@ -28,10 +31,6 @@ from sp_messaging_async import (
     UsagePlan,
     send_all,
 )
-
-from .alone import alone, peak_resident, resident, run_one
-from .responder import responder
-from .table import Row, median_ratio, met
 
 IN_FLIGHT = 100  # what send_all has at work for one session unless told otherwise
 TICK = 0.001  # seconds
