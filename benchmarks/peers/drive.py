@@ -168,7 +168,7 @@ def point_at(api_url: str, token_url: str, messaging: Any, access: Any) -> Any:
     return messaging(credentials=credentials, marketplace=Marketplaces.US)
 
 
-# With two addresses: as fast as it can, and within a plan.
+# Each is given the two addresses, and whether it is to keep to a usage plan.
 VARIANTS: dict[str, Callable[[str, str, bool], Threads | Tasks]] = {
     "amzn-sp-api": lambda api, token, plan: AmznSpApi(api, token, leaking=False),
     "amzn-sp-api, leaking": lambda api, token, plan: AmznSpApi(api, token, leaking=True),
