@@ -46,8 +46,8 @@ def main() -> int:
     asked = parser.parse_args()
     if unknown := set(asked.names) - set(NAMES):
         parser.error(f"no benchmark: {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
-    rows, broken = measured(asked.names or list(NAMES), asked.quick)
     about = machine() | peers.versions()
+    rows, broken = measured(asked.names or list(NAMES), asked.quick)
     if asked.json != "-":
         console = Console()
         if not console.is_terminal:

@@ -34,7 +34,7 @@ from sp_messaging_async import (
 from sp_messaging_async.bulk.campaign import CampaignRun, enrol
 from sp_messaging_async.session import Patience
 
-ROUNDS, SENDS = 3, 20_000
+ROUNDS, SENDS = 4, 10_000
 
 
 def write_list(path: Path, count: int) -> None:

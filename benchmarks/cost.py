@@ -7,15 +7,20 @@ by round, and with 50 sends in flight and with one: bare aiohttp (`session.post(
 json=…)`, and the answer read), `MessagingSession`, a protocol of asyncio's that writes prepared
 bytes and looks for the answer's end, which is the floor; the first two on uvloop; every fourth
 round, the other clients. Before each round come some sends that are not counted.
+
+Clients have one core and the responder has another, where the system can do that. A send to a
+process on a core that sleeps costs the sender more than one to a core at work, so that a machine on
+which nothing else runs shows higher numbers, and more of a gain by uvloop.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import statistics
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -172,7 +177,9 @@ def measured(quick: bool) -> Rounds:
     found = Rounds()
     rounds, sends = (1, 100) if quick else (ROUNDS, SENDS)
     with ExitStack() as stack:
-        url = stack.enter_context(responder())
+        with on_core(-1):
+            url = stack.enter_context(responder())
+        stack.enter_context(on_core(0))
         children = {}
         for loop in ("asyncio", "uvloop") if _uvloop() else ("asyncio",):
             child = Child([sys.executable, "-m", "benchmarks.cost", loop, url])
@@ -190,6 +197,20 @@ def measured(quick: bool) -> Rounds:
                 for name, child in others.items():
                     found.measure_other(name, child)
     return found
+
+
+@contextmanager
+def on_core(number: int) -> Iterator[None]:
+    """Processes that are begun meanwhile stay on one core, where the system can do that."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {sorted(cores)[number]})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
 
 
 def _others(url: str, stack: ExitStack, found: Rounds) -> dict[str, Child]:

@@ -20,7 +20,7 @@ from benchmarks.table import Row, met
 
 THEIRS = "aiohttp, attrs, cattrs, aiolimiter"
 OURS = "sp_messaging_async"
-PAIRS = 21
+PAIRS = 15
 
 ROOT = Path(__file__).parents[1]
 TIMED = "import time; began = time.process_time(); import {}; print(time.process_time() - began)"

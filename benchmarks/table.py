@@ -70,6 +70,7 @@ def machine() -> dict[str, str]:
         "date": date.today().isoformat(),
         "cpu": _cpu(),
         "cores": str(os.cpu_count()),
+        "load": f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown",
         "system": platform.platform(),
     }
     found["python"] = platform.python_version()
