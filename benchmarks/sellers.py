@@ -62,7 +62,7 @@ print(json.dumps([(resident() - before) / 50, (time.perf_counter() - began) / 50
 
 
 def rows(quick: bool = False) -> list[Row]:
-    of_sessions = _of_sessions(*((1, 100) if quick else (5, 10_000)))
+    of_sessions = _of_sessions(*((1, 100) if quick else (3, 10_000)))
     return of_sessions + _of_plans(*((50, 1, 1) if quick else (5_000, 10, 20)))
 
 
