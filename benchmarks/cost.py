@@ -5,7 +5,7 @@
 Counted is the CPU time of the client's process alone; the responder has another one. In turn, round
 by round, and with 50 sends in flight and with one: bare aiohttp (`session.post(url, params=…,
 json=…)`, and the answer read), `MessagingSession`, a protocol of asyncio's that writes prepared
-bytes and looks for the answer's end, which is the floor; the first two on uvloop; every fourth
+bytes and looks for the answer's end, which is the floor; the first two on uvloop; every third
 round, the other clients. Before each round come some sends that are not counted.
 
 Clients have one core and the responder has another, where the system can do that. A send to a
@@ -43,8 +43,8 @@ PATH = "/messaging/v1/orders/{}/messages/confirmDeliveryDetails"
 US = "ATVPDKIKX0DER"
 NO_LIMIT = UsagePlan(1e9, 1e9)
 
-ROUNDS, SENDS = 12, 1_250
-PEER_ROUNDS, PEER_SENDS = 3, 350
+ROUNDS, SENDS = 9, 1_250
+PEER_ROUNDS, PEER_SENDS = 3, 250
 IN_FLIGHT = (50, 1)
 
 NOTE = (
