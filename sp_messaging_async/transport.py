@@ -127,6 +127,10 @@ class Exchange:
                 body = content.read_nowait()  # as a rule, for short answers come with their heads
             else:
                 body = await response.read()
+            if (
+                not response.closed
+            ):  # its connection is not given back, but speaks anything but HTTP
+                response.close()
             return HttpAnswer(response.status, response.headers, body)
         except asyncio.CancelledError:
             task = asyncio.current_task()
@@ -251,10 +255,10 @@ class _Limit:
         traceback: TracebackType | None,
     ) -> None:
         self._in_flight.end(self)
-        # Whoever cancels the task as well means it: then that goes on.
-        if self._has_run_out and self._task.uncancel() <= self._cancelling:
-            if exc_type is asyncio.CancelledError:
-                raise TimeoutError
+        # Whoever else has cancelled the task means it: then that goes on.
+        was_ours = self._has_run_out and self._task.uncancel() <= self._cancelling
+        if was_ours and exc_type is asyncio.CancelledError:
+            raise TimeoutError
 
 
 class _WatchedPayload(BytesPayload):

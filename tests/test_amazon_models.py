@@ -365,7 +365,7 @@ def limits(operation: Operation, name: str) -> list[tuple[int, int]]:
 
 def hold(operation: Operation, sent: HttpRequest, order_id: str = ORDER) -> None:
     """Hold the address, and the body if there is one, against the model."""
-    parts = urlsplit(sent.url)
+    parts = urlsplit(str(sent.url))
     assert parts.path == operation.path.replace("{amazonOrderId}", order_id)
     hold_query(operation, parts.query)
     body = parameters(operation, "body").get("body")
@@ -518,7 +518,7 @@ def test_upload_requests(operation: Operation) -> None:
     words = parameters(UPLOAD, "path")["resource"]["description"]
     shown = re.search(r"entire path would be `(\S+?)/legalDisclosure`", words)
     assert shown is not None
-    parts = urlsplit(sent.url)
+    parts = urlsplit(str(sent.url))
     assert parts.path == shown[1].replace("{amazonOrderId}", ORDER) + f"/{operation.kind}"
     hold_query(UPLOAD, parts.query)
     assert unquote(parts.query.rpartition("=")[2]) == MD5
