@@ -225,7 +225,7 @@ async def put(
     InvalidMessage for a file that is no longer what was read.
     """
     content = await asyncio.to_thread(_unchanged, file)
-    request = wire.HttpRequest("PUT", destination.url, destination.headers, content)
+    request = wire.HttpRequest("PUT", destination.url, dict(destination.headers), content)
     for attempt in itertools.count(1):
         try:
             answer = await transport.exchange(request).answer(timeout)

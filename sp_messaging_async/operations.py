@@ -111,6 +111,11 @@ class Operation:
         """Whether its request has fields, and so a JSON body."""
         return self.request is not None and bool(fields_dict(self.request))
 
+    @cached_property
+    def empty_response(self) -> Any:
+        """The answer that says nothing. It cannot be changed, and so there need be one only."""
+        return self.response()
+
     def warn_if_retired(self) -> None:
         """Warn, once in the life of the process, that Amazon has retired the operation."""
         if self.retired_on is None or self.name in _WARNED:

@@ -455,7 +455,8 @@ class MessagingSession:
         if operation.response is not response:
             reason = f"is a {type(request).__name__}; give it to {operation.coroutine} or send"
             raise InvalidMessage(Finding("body", reason))
-        return self.deliver(amazon_order_id, request, marketplace, Patience(max_wait))
+        patience = Patience(max_wait)
+        return self._deliver(operation, amazon_order_id, request, marketplace, patience)
 
     async def deliver_once(
         self,
@@ -511,20 +512,23 @@ class MessagingSession:
         gate: passed right before the write.
         files: where files are read that other messages carry too.
         """
-        sending = self._deliver(amazon_order_id, request, marketplace, patience, entry, gate, files)
+        operation = by_request(request)
+        sending = self._deliver(
+            operation, amazon_order_id, request, marketplace, patience, entry, gate, files
+        )
         return sending if entry is None else _recorded_in(entry, sending)
 
     async def _deliver(
         self,
+        operation: Operation,
         amazon_order_id: str,
         request: MessageRequest,
         marketplace: Marketplace | str | None,
         patience: Patience,
-        entry: Entry | None,
-        gate: Gate | None,
-        files: attachments.Files | None,
+        entry: Entry | None = None,
+        gate: Gate | None = None,
+        files: attachments.Files | None = None,
     ) -> Any:
-        operation = by_request(request)
         place = self._marketplace(marketplace)
         content.check(request)
         operation.warn_if_retired()
@@ -679,17 +683,21 @@ class MessagingSession:
         self, call: _Call, token: str, loop: asyncio.AbstractEventLoop
     ) -> wire.HttpAnswer:
         lapsed = None if call.entry is None else call.entry.lapsed
-        exchange = self._transport.exchange(call.request.with_token(token), lapsed)
-        answer = None
+        call.request.authorize(token)
+        exchange = self._transport.exchange(call.request, lapsed)
+        limit = self._in_flight.begin(loop)
         try:
-            with self._in_flight.begin(loop):
-                answer = await exchange.untimed_answer()
-        except TimeoutError:
-            pass  # told below, without what it is chained to
-        except BaseException as error:
-            if not isinstance(error, TransportError):  # a cancellation, above all
-                self._record_cancelled(call, exchange)
+            answer = await exchange.untimed_answer()
+        except TransportError:
             raise
+        except BaseException as error:  # a cancellation, above all
+            if not limit.has_raised(error):
+                self._record_cancelled(call, exchange)
+                raise
+            answer = None  # told below, where nothing is chained to it
+        finally:
+            self._in_flight.end(limit)
+            del limit  # it knows its task, and so an error that holds this frame
         if answer is None:
             reason = "the session was closed" if self._cut_off else "TimeoutError"
             raise TransportError(reason, exchange.write_began, not self._cut_off)

@@ -88,7 +88,8 @@ class LocalThrottle:
 
         loop: the one that runs.
         """
-        return self._bucket(key, loop).acquire_now()
+        bucket = self._buckets.get(key) if loop is self._loop else None
+        return (bucket or self._bucket(key, loop)).acquire_now()
 
     def throttled(self, key: PlanKey) -> None:
         """Empty the bucket, as Amazon's is empty."""
@@ -240,7 +241,8 @@ class _Limiter(AsyncLimiter):
 
     def take(self) -> bool:
         """Take a token, if there is one."""
-        if not self.has_capacity():
+        self._leak()
+        if self._level + 1 > self.max_rate:
             return False
         self._level += 1
         return True

@@ -7,7 +7,6 @@ import contextlib
 import errno
 import io
 from collections.abc import Callable, Coroutine
-from types import TracebackType
 from typing import Any
 
 import aiohttp
@@ -18,7 +17,7 @@ from yarl import URL
 from .errors import TransportError
 from .wire import HttpAnswer, HttpRequest
 
-__all__ = ["Exchange", "InFlight", "Transport", "connector"]
+__all__ = ["Exchange", "InFlight", "TimeLimit", "Transport", "connector"]
 
 # Shorter than any server's own: a POST written on a connection that the server is closing is lost
 # with its fate unknown, and a new connection costs a few milliseconds.
@@ -107,11 +106,11 @@ class Exchange:
 
         Raises TransportError for everything else but a cancellation.
         """
-        headers = self._request.headers
+        url, headers = self._request.url, self._request.headers
         try:
             response = await self._http.request(
                 self._request.method,
-                URL(self._request.url, encoded=True),
+                url if isinstance(url, URL) else URL(url, encoded=True),
                 headers=headers,
                 data=self._body,
                 skip_auto_headers=None if "content-type" in headers else _NO_TYPE,
@@ -175,30 +174,32 @@ class InFlight:
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._limits: dict[_Limit, None] = {}
+        self._limits: dict[TimeLimit, None] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._drained: asyncio.Future[None] | None = None
 
     def __len__(self) -> int:
         return len(self._limits)
 
-    def begin(self, loop: asyncio.AbstractEventLoop) -> _Limit:
-        """One begins, in the task that runs in `loop`, and ends with the context returned.
+    def begin(self, loop: asyncio.AbstractEventLoop) -> TimeLimit:
+        """One begins, in the task that runs in `loop`; to be followed by `end`.
 
-        The context raises TimeoutError when the seconds have passed before.
+        When its seconds have passed, it is cancelled.
         """
         task = asyncio.current_task(loop)
         if task is None:
             raise RuntimeError("an exchange is made within a task")
-        limit = _Limit(self, task, loop.time() + self._seconds)
+        limit = TimeLimit(task, loop.time() + self._seconds)
         self._limits[limit] = None
         if self._timer is None:
             self._timer = loop.call_at(limit.deadline, self._look, loop)
         return limit
 
-    def end(self, limit: _Limit) -> None:
-        """One has ended."""
+    def end(self, limit: TimeLimit) -> None:
+        """One has ended, in whatever way."""
         del self._limits[limit]
+        if limit.has_run_out:
+            limit.task.uncancel()
         if self._drained is not None and not self._limits and not self._drained.done():
             self._drained.set_result(None)
 
@@ -227,38 +228,27 @@ class InFlight:
             limit.run_out()
 
 
-class _Limit:
+class TimeLimit:
     """The time of one exchange: what `asyncio.timeout` is, without a timer of its own."""
 
-    __slots__ = ("_cancelling", "_has_run_out", "_in_flight", "_task", "deadline")
+    __slots__ = ("_cancelling", "deadline", "has_run_out", "task")
 
-    def __init__(self, in_flight: InFlight, task: asyncio.Task[Any], deadline: float) -> None:
+    def __init__(self, task: asyncio.Task[Any], deadline: float) -> None:
+        self.task = task
         self.deadline = deadline
-        self._in_flight = in_flight
-        self._task = task
+        self.has_run_out = False
         self._cancelling = task.cancelling()
-        self._has_run_out = False
 
     def run_out(self) -> None:
-        """End the exchange, which may have been told already and take a while to end."""
-        if not self._has_run_out:
-            self._has_run_out = True
-            self._task.cancel()
+        """Cancel the exchange, unless that was done before."""
+        if not self.has_run_out:
+            self.has_run_out = True
+            self.task.cancel()
 
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._in_flight.end(self)
-        # Whoever else has cancelled the task means it: then that goes on.
-        was_ours = self._has_run_out and self._task.uncancel() <= self._cancelling
-        if was_ours and exc_type is asyncio.CancelledError:
-            raise TimeoutError
+    def has_raised(self, error: BaseException) -> bool:
+        """Whether an error is this cancellation, and nobody else has cancelled the task as well."""
+        is_alone = self.has_run_out and self.task.cancelling() == self._cancelling + 1
+        return is_alone and isinstance(error, asyncio.CancelledError)
 
 
 class _WatchedPayload(BytesPayload):

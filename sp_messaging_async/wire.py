@@ -54,13 +54,12 @@ class HttpRequest:
 
     method: str
     url: URL | str = field(repr=False)
-    headers: Mapping[str, str] = field(repr=False)
+    headers: dict[str, str] = field(repr=False)
     body: bytes | None = field(default=None, repr=False)
 
-    def with_token(self, access_token: str) -> HttpRequest:
-        """The same request, authorized."""
-        headers = {**self.headers, "x-amz-access-token": access_token}
-        return HttpRequest(self.method, self.url, headers, self.body)
+    def authorize(self, access_token: str) -> None:
+        """Let it go with this token, in the place of any that it had."""
+        self.headers["x-amz-access-token"] = access_token
 
 
 @define(eq=False)
@@ -184,7 +183,7 @@ def read(operation: Operation, answer: HttpAnswer) -> object:
     if not 200 <= answer.status < 300:
         raise_for_status(answer)
     if operation.messages_buyer and answer.body in _SAYS_NOTHING:
-        return operation.response()  # as a rule; it need not be decoded
+        return operation.empty_response  # as a rule; it need not be decoded
     return _read_success(operation, answer)
 
 
@@ -229,7 +228,7 @@ _NOT_AVAILABLE = (
 
 def _read_success(operation: Operation, answer: HttpAnswer) -> object:
     if operation.messages_buyer and not answer.body.strip():
-        return operation.response()
+        return operation.empty_response
     try:
         data = codec.parse(answer.body)
         if isinstance(data, dict) and data.get("errors"):

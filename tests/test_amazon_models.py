@@ -538,12 +538,12 @@ async def ask(sandbox: Sandbox, request: HttpRequest) -> tuple[int, Any]:
     async with aiohttp.ClientSession() as http:
         async with http.post(sandbox.endpoint.token_url, data=form) as login:
             token = (await login.json())["access_token"]
-        sent = request.with_token(token)
+        request.authorize(token)
         async with http.request(
-            sent.method,
-            sent.url,
-            data=sent.body,
-            headers=sent.headers,
+            request.method,
+            request.url,
+            data=request.body,
+            headers=request.headers,
             skip_auto_headers=["content-type"],
         ) as answer:
             return answer.status, await answer.json(content_type=None)

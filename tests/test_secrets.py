@@ -875,7 +875,8 @@ async def test_no_object_shows_a_secret(sandbox: Sandbox, tmp_path: Path) -> Non
         )
         answer = codec.decode({"payload": payload}, CreateUploadDestinationResponse)
         url = answer.payload.url
-        request = HttpRequest("PUT", url, answer.payload.headers, b"a file").with_token(token)
+        request = HttpRequest("PUT", url, dict(answer.payload.headers), b"a file")
+        request.authorize(token)
         message = Message(ORDER, TEXT, Marketplace.US, "acme")
         everything = _ours(
             [

@@ -182,17 +182,14 @@ def test_a_host_with_a_path_and_a_port() -> None:
     assert str(sent.url).startswith(f"http://127.0.0.1:8085/amazon/messaging/v1/orders/{ORDER}/")
 
 
-def test_the_token_is_added_to_a_copy() -> None:
-    """Authorizing a request changes nothing but the one header, and not the request itself."""
-    bare = build(API, MESSAGE, ORDER, Marketplace.US, requests_of_every_kind()[7], AGENT)
-    authorized = bare.with_token("Atza|token")
-    assert authorized.headers == {**bare.headers, "x-amz-access-token": "Atza|token"}
-    assert (authorized.method, authorized.url, authorized.body) == (
-        bare.method,
-        bare.url,
-        bare.body,
-    )
-    assert "x-amz-access-token" not in bare.headers
+def test_a_request_goes_with_the_last_token_it_was_given() -> None:
+    """Authorizing a request sets one header, anew for each attempt, and changes nothing else."""
+    request = build(API, MESSAGE, ORDER, Marketplace.US, requests_of_every_kind()[7], AGENT)
+    before = (request.method, request.url, dict(request.headers), request.body)
+    for token in ("Atza|old", "Atza|new"):
+        request.authorize(token)
+    assert request.headers.pop("x-amz-access-token") == "Atza|new"
+    assert (request.method, request.url, request.headers, request.body) == before
 
 
 def test_nothing_of_a_request_is_shown() -> None:
