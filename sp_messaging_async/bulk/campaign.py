@@ -276,7 +276,9 @@ class CampaignRun:
         message = Message(row.amazon_order_id, row.request, row.marketplace, row.account)
         entry = Entry(self._ledger, row, self._run)
         try:
-            request = await self._written(row, patience)
+            request = message.request
+            if self._check_actions or self._template is not None:
+                request = await self._looked_up(row, request, patience)
         except _Unavailable as missing:
             await entry.skipped(missing)
             return Outcome(message, "skipped", None, missing)
@@ -320,19 +322,21 @@ class CampaignRun:
                 self._files,
             )
 
-    async def _written(self, row: LedgerRow, patience: Patience) -> MessageRequest:
-        """What to send: in the language of the buyer, where there is a template."""
+    async def _looked_up(
+        self, row: LedgerRow, request: MessageRequest, patience: Patience
+    ) -> MessageRequest:
+        """What to send, if it is available: in the language of the buyer, with a template."""
         session, outage = self._sessions[row.account], self._outages[row.account]
         if self._check_actions:
             await _check_available(session, row, patience, outage)
         if self._template is None:
-            return row.request
+            return request
         answer: GetAttributesResponse = await session.ask(
             "getAttributes", row.amazon_order_id, row.marketplace, patience, outage
         )
         locale = self._template.locale_for(answer.buyer.locale)
         text = self._template.text(locale, row.variables)
-        written: MessageRequest = evolve(cast("Any", row.request), text=text)
+        written: MessageRequest = evolve(cast("Any", request), text=text)
         return written
 
     def _count_hindrances(self, account: str, outcome: Outcome) -> None:
