@@ -276,9 +276,7 @@ class CampaignRun:
         message = Message(row.amazon_order_id, row.request, row.marketplace, row.account)
         entry = Entry(self._ledger, row, self._run)
         try:
-            request = message.request
-            if self._check_actions or self._template is not None:
-                request = await self._looked_up(row, request, patience)
+            request = await self._written(row, message.request, patience)
         except _Unavailable as missing:
             await entry.skipped(missing)
             return Outcome(message, "skipped", None, missing)
@@ -322,10 +320,10 @@ class CampaignRun:
                 self._files,
             )
 
-    async def _looked_up(
+    async def _written(
         self, row: LedgerRow, request: MessageRequest, patience: Patience
     ) -> MessageRequest:
-        """What to send, if it is available: in the language of the buyer, with a template."""
+        """What to send: in the language of the buyer, where there is a template."""
         session, outage = self._sessions[row.account], self._outages[row.account]
         if self._check_actions:
             await _check_available(session, row, patience, outage)

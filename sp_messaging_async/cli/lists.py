@@ -12,7 +12,7 @@ import sys
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -468,20 +468,36 @@ class _Run:
 
     async def send(self) -> None:
         """Send all, and tell what became of it."""
-        with ExitStack() as stack:
+        with _signals(self._interrupter()):
             try:
                 async with self.run.outcomes() as outcomes, self._shown() as watch:
                     try:
                         await self._count(outcomes, watch)
                     except asyncio.CancelledError:  # Ctrl-C: what is in flight ends, and is counted
-                        # As abrupt as a kill, and as safe: what is in flight will be unknown.
-                        stack.enter_context(_signals(self._exit_at_once))
                         self._stop()
                         await self._count(outcomes, watch)
             finally:
                 self.tally.count_unsent()
                 self._tell()
         await self._tell_available()
+
+    def _interrupter(self) -> Callable[[], None]:
+        """What Ctrl-C does: at first it stops the run, and then it ends the process.
+
+        That is as abrupt as a kill, and as safe: what is in flight will be unknown. Asyncio's own
+        answer to a second Ctrl-C is a KeyboardInterrupt in whichever task is running.
+        """
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        is_first = True
+
+        def interrupt() -> None:
+            nonlocal is_first
+            if not is_first:
+                self._exit_at_once()
+            is_first = False
+            loop.call_soon_threadsafe(task.cancel)  # type: ignore[union-attr]
+
+        return interrupt
 
     @asynccontextmanager
     async def _shown(self) -> AsyncIterator[Watch | None]:
