@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks import peers
-from benchmarks.table import Row, as_json, machine, rows_of, show
+from benchmarks.table import Row, as_json, as_markdown, machine, rows_of, show
 
 NAMES = ("cost", "plan", "guest", "sellers", "bulk_ledger", "import_time")
 WIDTH = 140  # where there is no terminal
@@ -42,6 +42,7 @@ def main() -> int:
     parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(NAMES)}")
     parser.add_argument("--json", metavar="FILE|-", help="all values, every round's too")
+    parser.add_argument("--markdown", metavar="FILE", help="the table, as README shows it")
     parser.add_argument("--quick", action="store_true", help="try the plumbing; means nothing")
     asked = parser.parse_args()
     if unknown := set(asked.names) - set(NAMES):
@@ -59,6 +60,8 @@ def main() -> int:
             sys.stdout.write(text)
         else:
             Path(asked.json).write_text(text, encoding="utf-8")
+    if asked.markdown:
+        Path(asked.markdown).write_text(as_markdown(rows, about), encoding="utf-8")
     return 1 if broken else 0
 
 

@@ -126,6 +126,26 @@ def show(rows: Sequence[Row], about: dict[str, str], console: Console) -> None:
         console.print(Text(f"[{number}] {text}"))
 
 
+def as_markdown(rows: Iterable[Row], about: dict[str, str]) -> str:
+    """The table as README shows it."""
+    lines = [
+        "| what | ours | bare aiohttp | others | ratio | goal | met |",
+        "|---|--:|--:|---|--:|--:|---|",
+    ]
+    for row in rows:
+        others = ", ".join(
+            f"{name} {'–' if isinstance(value, str) else _number(value)}"
+            for name, value in row.peers.items()
+        )
+        ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
+        verdict = {True: "yes", False: "**no**", None: ""}[row.met]
+        what = f"{row.what}, {row.unit}" if row.unit else row.what
+        cells = (what, _number(row.ours), _number(row.bare), others, ratio, row.goal_text, verdict)
+        lines.append(f"| {' | '.join(cells)} |")
+    where = ", ".join(f"{name} {value}" for name, value in about.items())
+    return "\n".join([*lines, "", f"Measured with {where}.", ""])
+
+
 def _others(row: Row, said: list[str]) -> Table:
     """A line for each of the others, aligned."""
     lines = Table.grid(padding=(0, 1))

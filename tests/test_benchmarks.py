@@ -15,7 +15,7 @@ from rich.console import Console
 from benchmarks import peers
 from benchmarks.__main__ import NAMES
 from benchmarks.plan import BURSTS, LONG, SHORT
-from benchmarks.table import Row, as_json, median_ratio, met, show
+from benchmarks.table import Row, as_json, as_markdown, median_ratio, met, show
 
 ROOT = Path(__file__).parents[1]
 ROW = Row(
@@ -85,6 +85,15 @@ def test_json_has_all_there_is() -> None:
     told = json.loads(json.dumps(as_json([ROW], {"python": "3.11"})))
     assert told["about"] == {"python": "3.11"}
     assert [Row(**row) for row in told["rows"]] == [ROW]
+
+
+def test_markdown_for_readme() -> None:
+    """A line for each row, with the others' values, and then where it was measured."""
+    text = as_markdown([ROW, attrs.evolve(ROW, what="other", met=False)], {"python": "3.11"})
+    first, second = text.splitlines()[2:4]
+    assert first == "| send, µs CPU | 95 | 100 | slow 300, absent – | 0.95 | ≤ 0.95 | yes |"
+    assert second.endswith("| **no** |")
+    assert text.endswith("\nMeasured with python 3.11.\n")
 
 
 def test_the_ideal_of_a_scenario() -> None:
