@@ -16,6 +16,7 @@ import typing
 
 if typing.TYPE_CHECKING:
     from .bulk import Message, Outcome, OutcomeStatus, SendAll, send_all
+    from .cluster import RedisThrottle
     from .credentials import Credentials
     from .errors import (
         ApiError,
@@ -149,6 +150,7 @@ __all__ = [
     "PlanKey",
     "PlanWaitExceeded",
     "Problem",
+    "RedisThrottle",
     "Region",
     "RetiredOperationWarning",
     "RetryPolicy",
@@ -180,6 +182,7 @@ _ROOMS = (
     "ledger",
     "bulk",
     "sqlite_ledger",
+    "cluster",
 )
 
 
