@@ -18,13 +18,14 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import pytest
+import redis
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-redis = pytest.importorskip("redis", reason="there is no redis extra")
-
-from sp_messaging_async import (  # noqa: E402 - after what is skipped without the extra
+from sp_messaging_async import (
     ConfigurationError,
     CreateUnexpectedProblemRequest,
     LocalThrottle,
@@ -34,12 +35,13 @@ from sp_messaging_async import (  # noqa: E402 - after what is skipped without t
     TransportError,
     UsagePlan,
 )
-from sp_messaging_async.cluster import redis_throttle as module  # noqa: E402
-from sp_messaging_async.cluster.redis_throttle import _name  # noqa: E402
-from sp_messaging_async.sandbox import Sandbox  # noqa: E402
+from sp_messaging_async.cluster import redis_throttle as module
+from sp_messaging_async.cluster.redis_throttle import _name
+from sp_messaging_async.sandbox import Sandbox
+from sp_messaging_async.sandbox.plans import TokenBucket
 
-from .conftest import Open  # noqa: E402
-from .servers import RedisServer, own_redis, redis_server  # noqa: E402
+from .conftest import Open
+from .servers import RedisServer, own_redis, redis_server
 
 __all__ = ["own_redis", "redis_server"]  # fixtures
 
@@ -525,6 +527,176 @@ async def test_a_rate_that_is_no_news_is_not_told(shared: Make, kept: Kept) -> N
         throttle.learned(key, 9)
     await throttle.aclose()
     assert not kept.redis.exists(_name(key))
+
+
+# The script, on a clock of the test's
+
+CLOCKLESS = module._SCRIPT.replace("redis.call('TIME')", "{ARGV[12], ARGV[13]}")
+RATE = 2.0
+
+
+class Sharing:
+    """Processes that ask the script, as RedisThrottle does, for a plan that Amazon enforces."""
+
+    def __init__(self, server: RedisServer, capacity: float = 3, processes: int = 4) -> None:
+        self.now = 0.0
+        self.node = redis.Redis(unix_socket_path=str(server.socket), decode_responses=True)
+        self.capacity = capacity
+        # A hair more than the plan, for the microseconds that are rounded.
+        self.amazon = TokenBucket(UsagePlan(RATE, capacity + 1e-3), lambda: self.now)
+        self.turns: list[tuple[float, str, str] | None] = [None] * processes
+        self.wanted = [0] * processes
+        self.granted: list[int] = []
+        self.key = f"test {next(_numbers)}"
+        self._script = self.node.register_script(CLOCKLESS)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.node.delete(self.key)
+        self.node.close()
+
+    def ask(self, process: int, *, drains: bool = False, told: float | str = "") -> None:
+        turn = self.turns[process]
+        mine = ["", ""] if turn is None else turn[1:]
+        takes, seconds = self.wanted[process] > 0, 1_000_000 + int(self.now)
+        wait, due, epoch, _ = self._script(
+            keys=[self.key],
+            args=[
+                *(self.capacity, RATE, 1e300, int(takes), int(drains), told, *mine, 0, 60, 60),
+                *(seconds, round(self.now % 1 * 1e6)),
+            ],
+        )
+        self.turns[process] = (self.now + wait / 1e6, due, epoch) if takes else None
+
+    def run_until(self, end: float) -> None:
+        """Let all go that are due until then."""
+        while due := [(turn[0], each) for each, turn in enumerate(self.turns) if turn]:
+            at, process = min(due)
+            if at > end:
+                break
+            self.now = max(self.now, at)
+            self.turns[process] = None
+            self.wanted[process] -= 1
+            self.granted.append(process)
+            is_refused = not self.amazon.take()
+            if is_refused or self.wanted[process]:
+                self.ask(process, drains=is_refused)
+        self.now = max(self.now, end)
+
+    def want(self, process: int, count: int) -> None:
+        self.wanted[process] += count
+        if self.turns[process] is None:
+            self.ask(process)
+
+    def cancel(self, process: int) -> None:
+        self.wanted[process] = 0
+        if self.turns[process]:
+            self.ask(process)
+
+    def die(self, process: int) -> None:
+        self.wanted[process] = 0
+        self.turns[process] = None
+
+    def refuse(self, process: int) -> None:
+        """A 429 out of turn: somebody else has used the plan."""
+        self.amazon.tokens()
+        self.amazon._tokens = 1e-3
+        self.ask(process, drains=True)
+
+
+EVENTS = st.lists(
+    st.tuples(
+        st.floats(0, 2),
+        st.integers(0, 3),
+        st.one_of(
+            st.tuples(st.just("want"), st.integers(1, 8)),
+            st.tuples(st.sampled_from(["cancel", "die", "refuse"]), st.none()),
+        ),
+    ),
+    max_size=40,
+)
+
+
+@given(events=EVENTS, capacity=st.sampled_from([1, 1.5, 3]))
+@settings(deadline=None, max_examples=100)
+def test_never_more_than_the_plan_and_no_token_lost(
+    redis_server: RedisServer, events: list[Any], capacity: float
+) -> None:
+    """Whoever cancels, dies or is answered 429, in whatever order: the plan is kept, and used."""
+    with Sharing(redis_server, capacity) as sharing:
+        refusals = gone = 0
+        for after, process, (kind, count) in events:
+            sharing.run_until(sharing.now + after)
+            if kind == "want":
+                sharing.want(process, count)
+            else:
+                getattr(sharing, kind)(process)
+                refusals += kind == "refuse"
+                # A turn that is given back and passes unused is lost where the bucket has no room.
+                gone += kind == "die" or capacity < 2
+        # Reservations that stand when a 429 comes may be a token's fraction too early, once.
+        assert sharing.amazon.refused <= refusals
+        left, began = sum(sharing.wanted), sharing.now
+        sharing.run_until(began + 1000)
+        assert sharing.amazon.refused <= refusals
+        assert sum(sharing.wanted) == 0
+        # All that was left has gone at the plan's rate; the dead took a token each with them.
+        assert sharing.amazon.used <= began + (left + gone + refusals + 1) / RATE + 1e-3
+        before = sharing.amazon.refused
+        sharing.want(0, int(capacity))
+        sharing.run_until(sharing.now)
+        assert sharing.wanted[0] == 0
+        assert sharing.amazon.refused == before
+
+
+def test_reservations_are_one_token_apart(redis_server: RedisServer) -> None:
+    """Four processes have the next four tokens; one that is given back is the next who asks's."""
+    with Sharing(redis_server, processes=5) as sharing:
+        sharing.want(0, 3)
+        sharing.run_until(0)
+        for process in range(4):
+            sharing.want(process, 1)
+        assert due(sharing) == pytest.approx([0.5, 1, 1.5, 2, None], abs=1e-5)
+        sharing.cancel(1)
+        sharing.want(4, 1)
+        assert due(sharing) == pytest.approx([0.5, None, 1.5, 2, 1], abs=1e-5)
+
+
+def test_a_429_puts_off_whom_it_met(redis_server: RedisServer) -> None:
+    """Alone, it has the first new token; before others, it is behind them, and they stay."""
+    with Sharing(redis_server) as sharing:
+        sharing.want(0, 4)
+        sharing.run_until(0.2)
+        sharing.refuse(0)
+        assert due(sharing) == pytest.approx([0.7, None, None, None], abs=1e-5)
+        sharing.want(1, 1)
+        sharing.run_until(0.3)
+        sharing.refuse(0)
+        assert due(sharing) == pytest.approx([1.7, 1.2, None, None], abs=1e-5)
+
+
+def test_a_new_rate_makes_reservations_void(redis_server: RedisServer) -> None:
+    """Who renews one has the next token at the new rate; one given back later counts nothing."""
+    with Sharing(redis_server) as sharing:
+        sharing.want(0, 4)
+        sharing.run_until(0)
+        sharing.want(1, 1)
+        sharing.want(2, 1)
+        sharing.want(3, 1)
+        sharing.ask(0, told=1.0)
+        sharing.ask(2)
+        assert due(sharing) == pytest.approx([1, 1, 2, 2], abs=1e-5)
+        sharing.cancel(1)
+        sharing.want(1, 1)
+        assert due(sharing) == pytest.approx([1, 3, 2, 2], abs=1e-5)
+        sharing.ask(2)  # a renewal of what is good changes nothing
+        assert due(sharing) == pytest.approx([1, 3, 2, 2], abs=1e-5)
+
+
+def due(sharing: Sharing) -> list[float | None]:
+    return [turn and turn[0] for turn in sharing.turns]
 
 
 # Keys

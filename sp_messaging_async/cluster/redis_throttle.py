@@ -72,7 +72,8 @@ if told_now and math.abs(told_now - told) > told * 1e-9 then
     if rate ~= before then
         -- Reservations at the old rate are void; what is left of the debt is a token's fraction.
         if tokens < 0 then tokens = tokens + math.ceil(-tokens) end
-        epoch, free, mine = string.format('%.0f', now), {}, nil
+        epoch = string.format('%.0f', math.max(now, tonumber(epoch) + 1))
+        free, mine = {}, nil
     end
 end
 
