@@ -90,14 +90,18 @@ if drains then
 end
 
 table.sort(free)
+-- The last turn, given back, is as if it had never been reserved.
+while tokens < 0 and free[1] and free[#free] > now - (tokens + 0.5) / rate * 1e6 do
+    table.remove(free)
+    tokens = tokens + 1
+end
+-- Others that passed unused stay as tokens, but leave room for the one that came or comes next.
+local passed = 0
+for _, due in ipairs(free) do if tokens >= 0 or due <= now then passed = passed + 1 end end
+for _ = math.max(1, math.floor(capacity)), passed do table.remove(free, 1) end
 if tokens >= 0 then
     tokens = math.min(capacity, tokens + #free)
     free = {}
-else
-    -- Turns that passed unused stay as tokens, and leave room for the one that comes next.
-    local passed = 0
-    for _, due in ipairs(free) do if due <= now then passed = passed + 1 end end
-    for _ = math.max(1, math.floor(capacity)), passed do table.remove(free, 1) end
 end
 
 local wait = -1
