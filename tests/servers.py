@@ -36,7 +36,7 @@ class RedisServer:
         return f"redis://127.0.0.1:{self.port}"
 
     def start(self) -> Self:
-        """Begin, and answer."""
+        """Begin, and answer; at the same port again after it was killed."""
         said = self._folder / "redis.log"
         with said.open("ab") as log:
             self._process = subprocess.Popen(
