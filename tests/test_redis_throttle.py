@@ -672,6 +672,8 @@ def test_reservations_are_one_token_apart(redis_server: RedisServer) -> None:
         sharing.cancel(1)
         sharing.want(4, 1)
         assert due(sharing) == pytest.approx([0.5, None, 1.5, 2, 1], abs=1e-5)
+        sharing.want(1, 1)
+        assert due(sharing) == pytest.approx([0.5, 2.5, 1.5, 2, 1], abs=1e-5)
 
 
 def test_a_429_puts_off_whom_it_met(redis_server: RedisServer) -> None:
@@ -709,6 +711,7 @@ def test_turns_that_pass_unused_leave_room_for_the_next(redis_server: RedisServe
     """What was given back and not taken never makes more than a bucket, at once or later."""
     with Sharing(redis_server, capacity=1) as sharing:
         sharing.want(0, 1)
+        sharing.run_until(0)
         sharing.want(1, 1)
         sharing.want(0, 2)
         sharing.cancel(1)
