@@ -17,6 +17,7 @@ from benchmarks import peers
 from benchmarks.table import Row, as_json, as_markdown, machine, rows_of, show
 
 NAMES = ("cost", "plan", "guest", "sellers", "bulk_ledger", "import_time")
+ALONE = ("redis_throttle",)  # needs a server's program, and is run by its name only
 WIDTH = 140  # where there is no terminal
 
 
@@ -40,13 +41,14 @@ def measured(names: list[str], quick: bool) -> tuple[list[Row], list[str]]:
 def main() -> int:
     """The process's exit status: 1 if a benchmark broke; a goal that is not met is no error."""
     parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(NAMES)}")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES + ALONE)}")
     parser.add_argument("--json", metavar="FILE|-", help="all values, every round's too")
     parser.add_argument("--markdown", metavar="FILE", help="the table, as README shows it")
     parser.add_argument("--quick", action="store_true", help="try the plumbing; means nothing")
     asked = parser.parse_args()
-    if unknown := set(asked.names) - set(NAMES):
-        parser.error(f"no benchmark: {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
+    if unknown := set(asked.names) - {*NAMES, *ALONE}:
+        there_are = ", ".join(NAMES + ALONE)
+        parser.error(f"no benchmark: {', '.join(sorted(unknown))}; there are {there_are}")
     about = machine() | peers.versions()
     rows, broken = measured(asked.names or list(NAMES), asked.quick)
     if asked.json != "-":

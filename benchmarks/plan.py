@@ -99,7 +99,7 @@ class Result:
     """What became of a client in a scenario.
 
     refused: 429s, as the server counts them.
-    last: seconds to the last release, where it can be seen.
+    last: seconds from the first release to the last, where they can be seen.
     late: seconds that the client's loop, and the server's, stood still at the most.
     """
 
@@ -234,7 +234,7 @@ class Measures:
         return {
             "failed": failed,
             "seconds": seconds,
-            "last": max(released) - began,
+            "last": max(released) - min(released),  # the login before is no part of the plan
             "late": late.most,
         }
 
