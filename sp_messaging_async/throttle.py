@@ -19,9 +19,11 @@ from attrs import field, frozen
 from .errors import ConfigurationError
 from .operations import OPERATIONS, UsagePlan
 
-__all__ = ["LocalThrottle", "PlanKey", "Throttle"]
+__all__ = ["LOWEST_RATE", "Limiter", "LocalThrottle", "PlanKey", "Throttle", "wake"]
 
-_LOWEST_RATE = 0.01  # requests a second; a header that tells less is a mistake, not a plan
+LOWEST_RATE = 0.01
+"""Requests a second; a header that tells less is a mistake, not a plan."""
+
 _SHORTEST_SLEEP = 1e-6  # seconds; less could be lost in a clock's rounding, and never end
 
 
@@ -97,7 +99,7 @@ class LocalThrottle:
 
     def learned(self, key: PlanKey, rate: float) -> None:
         """Follow a rate that Amazon told; one that makes no sense is ignored."""
-        if not math.isfinite(rate) or rate < _LOWEST_RATE:
+        if not math.isfinite(rate) or rate < LOWEST_RATE:
             return
         ceiling = self._ceilings.get(key.operation)
         bucket = self._bucket(key, asyncio.get_running_loop())
@@ -154,7 +156,7 @@ class _Bucket:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, capacity: float, rate: float) -> None:
         self._loop = loop
-        self._limiter = _Limiter(capacity, capacity / rate)
+        self._limiter = Limiter(capacity, capacity / rate)
         self._again: OrderedDict[object, asyncio.Future[None] | None] = OrderedDict()
         self._first: OrderedDict[object, asyncio.Future[None] | None] = OrderedDict()
 
@@ -198,7 +200,7 @@ class _Bucket:
         timer = None
         if self._head() is me:
             delay = max(self._limiter.seconds_to_next(), _SHORTEST_SLEEP)
-            timer = self._loop.call_later(delay, _wake, woken)
+            timer = self._loop.call_later(delay, wake, woken)
         try:
             await woken
         finally:
@@ -222,21 +224,23 @@ class _Bucket:
         if queue:
             woken = next(iter(queue.values()))
             if woken is not None:
-                _wake(woken)
+                wake(woken)
 
 
-def _wake(woken: asyncio.Future[None]) -> None:
+def wake(woken: asyncio.Future[None]) -> None:
+    """Let whoever waits go on, unless that was done before."""
     if not woken.done():
         woken.set_result(None)
 
 
-class _Limiter(AsyncLimiter):
+class Limiter(AsyncLimiter):
     """An AsyncLimiter that can be emptied, and tells when its next token is due."""
 
     __slots__ = ()
 
     @property
     def rate(self) -> float:
+        """Tokens a second."""
         return self.max_rate / self.time_period
 
     def take(self) -> bool:
@@ -248,17 +252,19 @@ class _Limiter(AsyncLimiter):
         return True
 
     def seconds_to_next(self) -> float:
+        """Until there is a token; 0 or less if there is one."""
         self._leak()
         return (self._level + 1 - self.max_rate) / self.rate
 
     def drain(self) -> None:
+        """Leave no token."""
         self._leak()
         self._level = self.max_rate
 
-    def at_rate(self, rate: float) -> _Limiter:
+    def at_rate(self, rate: float) -> Limiter:
         """A limiter of another rate with the tokens of this one: a swap is no new burst."""
         self._leak()
-        other = _Limiter(self.max_rate, self.max_rate / rate)
+        other = Limiter(self.max_rate, self.max_rate / rate)
         other._leak()
         other._level = self._level
         return other

@@ -23,7 +23,7 @@ from attrs import define, frozen
 
 from ..errors import ConfigurationError, MessagingError, SessionClosed, TransportError
 from ..operations import OPERATIONS, UsagePlan
-from ..throttle import _LOWEST_RATE, LocalThrottle, PlanKey, _Limiter, _wake
+from ..throttle import LOWEST_RATE, Limiter, LocalThrottle, PlanKey, wake
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -233,7 +233,7 @@ class RedisThrottle:
 
         Redis is told in the background, if it is news.
         """
-        if not math.isfinite(rate) or rate < _LOWEST_RATE:
+        if not math.isfinite(rate) or rate < LOWEST_RATE:
             return
         bucket = self._bucket(key)
         if not self._is_closed:
@@ -340,7 +340,7 @@ class _Bucket:
         self._news = _News()
         self._turn: _Turn | None = None
         self._returned: list[_Turn] = []
-        self._share: _Limiter | None = None
+        self._share: Limiter | None = None
         self._kept_until = -math.inf
         self._pump: asyncio.Task[None] | None = None
         self._sleep: asyncio.Future[None] | None = None
@@ -503,13 +503,13 @@ class _Bucket:
             left = min(share.seconds_to_next(), self._server.seconds_to_retry())
             await self._sleep_for(max(left, 1e-6))
 
-    def _share_now(self) -> _Limiter:
+    def _share_now(self) -> Limiter:
         replicas = self._server.replicas
         rate = self.rate / replicas
         if self._share is None:
             # What the others have taken is not known, so that it begins empty.
             capacity = max(1.0, self._terms.capacity / replicas)
-            self._share = _Limiter(capacity, capacity / rate)
+            self._share = Limiter(capacity, capacity / rate)
             self._share.drain()
         return self._share if math.isclose(self._share.rate, rate) else self._share.at_rate(rate)
 
@@ -534,7 +534,7 @@ class _Bucket:
     async def _sleep_for(self, seconds: float) -> None:
         """For so long, or until woken."""
         self._sleep = self._loop.create_future()
-        timer = self._loop.call_later(seconds, _wake, self._sleep)
+        timer = self._loop.call_later(seconds, wake, self._sleep)
         try:
             await self._sleep
         finally:
@@ -543,7 +543,7 @@ class _Bucket:
 
     def _wake(self) -> None:
         if self._sleep is not None:
-            _wake(self._sleep)
+            wake(self._sleep)
 
 
 # Redis
