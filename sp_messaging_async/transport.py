@@ -176,7 +176,7 @@ class InFlight:
         self._seconds = seconds
         self._limits: dict[TimeLimit, None] = {}
         self._timer: asyncio.TimerHandle | None = None
-        self._drained: asyncio.Future[None] | None = None
+        self._drained: asyncio.Event | None = None
 
     def __len__(self) -> int:
         return len(self._limits)
@@ -200,14 +200,15 @@ class InFlight:
         del self._limits[limit]
         if limit.has_run_out:
             limit.task.uncancel()
-        if self._drained is not None and not self._limits and not self._drained.done():
-            self._drained.set_result(None)
+        if self._drained is not None and not self._limits:
+            self._drained.set()
+            self._drained = None
 
     async def drain(self) -> None:
-        """Return when there is none. Not for two callers at once."""
+        """Return when there is none."""
         if self._limits:
-            self._drained = asyncio.get_running_loop().create_future()
-            await self._drained
+            self._drained = self._drained or asyncio.Event()
+            await self._drained.wait()
 
     def cut_off(self) -> None:
         """The time of all of them is over."""

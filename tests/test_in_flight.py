@@ -166,6 +166,23 @@ def test_all_are_cut_off() -> None:
     run(main())
 
 
+def test_several_wait_until_all_have_ended() -> None:
+    """Whoever waits for the end of all goes on then, though another gave up waiting before."""
+
+    async def main() -> None:
+        in_flight = InFlight(SECONDS)
+        work = asyncio.create_task(within(in_flight, asyncio.sleep(5)))
+        await asyncio.sleep(0)
+        first, second, third = (asyncio.create_task(in_flight.drain()) for _ in range(3))
+        await asyncio.sleep(1)
+        first.cancel()
+        await asyncio.wait_for(asyncio.gather(second, third, work), 10)
+        assert now() == 5
+        await in_flight.drain()
+
+    run(main())
+
+
 def test_nothing_is_held_once_it_is_closed() -> None:
     """The event loop holds no timer of one that was closed."""
 
