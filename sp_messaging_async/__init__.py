@@ -16,7 +16,8 @@ import typing
 
 if typing.TYPE_CHECKING:
     from .bulk import Message, Outcome, OutcomeStatus, SendAll, send_all
-    from .cluster import RedisThrottle
+    from .cluster.postgres_ledger import PostgresLedger
+    from .cluster.redis_throttle import RedisThrottle
     from .credentials import Credentials
     from .errors import (
         ApiError,
@@ -149,6 +150,7 @@ __all__ = [
     "PayloadTooLarge",
     "PlanKey",
     "PlanWaitExceeded",
+    "PostgresLedger",
     "Problem",
     "RedisThrottle",
     "Region",
@@ -182,7 +184,8 @@ _ROOMS = (
     "ledger",
     "bulk",
     "sqlite_ledger",
-    "cluster",
+    "cluster.postgres_ledger",
+    "cluster.redis_throttle",
 )
 
 

@@ -239,7 +239,7 @@ class Ledger(Protocol):
     def intend(self, row_id: int, owner: str, deadline: float) -> Awaitable[bool]:
         """Commit the intent to send a planned row; False if it may not be sent (any more).
 
-        deadline: seconds since 1970 after which the owner does not write.
+        deadline: seconds since 1970, by this machine's clock, after which the owner does not write.
         """
 
     def settle(self, row_id: int, owner: str, settlement: Settlement) -> Awaitable[None]:
@@ -389,7 +389,7 @@ class Entry:
         self.row = row
         self._ledger = ledger
         self._owner = owner
-        self._deadline = 0.0
+        self._deadline = self._limit = 0.0
 
     async def intend(self, seconds: float) -> None:
         """Commit the intent to write within so many seconds.
@@ -397,7 +397,10 @@ class Entry:
         Raises NotPlanned if the message may not be sent (any more), and LedgerError if the commit
         failed or is in doubt, which permits no write either.
         """
+        # Counted from before the ledger is asked; by two clocks, for one stands still while a
+        # machine sleeps, and the other can be set.
         self._deadline = time.time() + seconds + _MARGIN
+        self._limit = time.monotonic() + seconds + _MARGIN
         pending = self._ledger.intend(self.row.id, self._owner, self._deadline)
         try:
             is_mine = await pending
@@ -409,7 +412,7 @@ class Entry:
 
     def lapsed(self) -> bool:
         """Whether the intent no longer holds, as after a machine was suspended."""
-        return time.time() >= self._deadline
+        return time.time() >= self._deadline or time.monotonic() >= self._limit
 
     # What became of it is recorded even if nobody waits for that.
 

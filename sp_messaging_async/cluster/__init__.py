@@ -1,5 +1,1 @@
-"""Many machines: one usage plan for all of them."""
-
-from .redis_throttle import RedisThrottle
-
-__all__ = ["RedisThrottle"]
+"""The same over many machines: one usage plan, one ledger, work shared out."""
