@@ -11,7 +11,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +23,20 @@ from sp_messaging_async import PostgresLedger
 
 IN_MEMORY = Path("/dev/shm")  # noqa: S108 - a folder of its user's own is made in it
 
-# Nothing here takes the power away, so no test waits for a disk; the client asks for durability all
-# the same, and what it asks for is what is tested.
 SETTINGS = """
 listen_addresses = '127.0.0.1'
+max_connections = 80
+jit = off
+"""
+
+# Nothing here takes the power away, so no test waits for a disk; the client asks for durability all
+# the same, and what it asks for is what is tested.
+UNSAFE = """
 fsync = off
 full_page_writes = off
 shared_buffers = 32MB
-max_connections = 80
 max_wal_size = 128MB
 min_wal_size = 32MB
-jit = off
 """
 
 EMPTY = """
@@ -77,12 +80,12 @@ class Postgres:
                 command, cwd=self.folder, stdout=log, stderr=log, check=True, timeout=60, **changed
             )
 
-    def make(self) -> None:
+    def make(self, settings: str) -> None:
         """Make the database's files."""
         data = str(self.folder / "data")
         self.run("initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync")
         with (self.folder / "data" / "postgresql.conf").open("a") as file:
-            file.write(SETTINGS)
+            file.write(settings)
             file.write(f"port = {self.port}\nunix_socket_directories = '{self.folder}'\n")
 
     def start(self) -> None:
@@ -127,8 +130,20 @@ class Postgres:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     """A server for all tests; where there is no PostgreSQL, they are skipped, in CI they fail."""
-    programs = _programs()
+    try:
+        programs = programs_of_postgres()
+    except FileNotFoundError as error:
+        if os.environ.get("CI") == "true":
+            pytest.fail(str(error))
+        pytest.skip(str(error))
     base = IN_MEMORY if os.access(IN_MEMORY, os.W_OK) else None
+    with running(programs, base, SETTINGS + UNSAFE) as server:
+        yield server
+
+
+@contextmanager
+def running(programs: Path, base: Path | None, settings: str) -> Iterator[Postgres]:
+    """A new server, for as long as the context lasts."""
     folder = Path(tempfile.mkdtemp(prefix="postgres-", dir=base))
     user = None
     if hasattr(os, "geteuid") and os.geteuid() == 0:
@@ -136,7 +151,7 @@ def postgres() -> Iterator[Postgres]:
         shutil.chown(folder, user, user)
     server = Postgres(programs, folder, _free_port(), user)
     try:
-        server.make()
+        server.make(settings)
         server.start()
         try:
             yield server
@@ -147,17 +162,15 @@ def postgres() -> Iterator[Postgres]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _programs() -> Path:
+def programs_of_postgres() -> Path:
+    """Where they are; raises FileNotFoundError, with the remedy."""
     found = shutil.which("initdb")
     if found is not None:
         return Path(found).resolve().parent
     debian = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=_version)
     if debian:
         return debian[-1].parent
-    reason = "there is no PostgreSQL; on Debian: apt-get install postgresql"
-    if os.environ.get("CI") == "true":
-        pytest.fail(reason)
-    pytest.skip(reason)
+    raise FileNotFoundError("there is no PostgreSQL; on Debian: apt-get install postgresql")
 
 
 def _version(path: Path) -> int:
@@ -172,7 +185,7 @@ def _other_user() -> str:
         with contextlib.suppress(KeyError):
             pwd.getpwnam(name)
             return name
-    pytest.skip("PostgreSQL refuses to run as root, and there is no other user")
+    raise LookupError("PostgreSQL refuses to run as root, and there is no other user")
 
 
 def _free_port() -> int:

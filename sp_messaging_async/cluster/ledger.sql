@@ -110,7 +110,10 @@ ON CONFLICT (name) DO NOTHING;
 -- Intents, and what became of them: many in one transaction
 
 -- begin durably
-BEGIN; SET LOCAL synchronous_commit = on;
+/* All goes by keys, whatever is thought of a table that has been filled a moment ago. */
+BEGIN; SET LOCAL synchronous_commit = on; SET LOCAL enable_seqscan = off;
+SET LOCAL enable_bitmapscan = off; SET LOCAL enable_hashjoin = off;
+SET LOCAL enable_mergejoin = off;
 
 -- commit
 COMMIT;
@@ -344,6 +347,9 @@ WHERE messages.amazon_order_id = staged.amazon_order_id
     AND messages.operation = staged.operation AND messages.campaign = %(campaign)s
     AND messages.run IS DISTINCT FROM %(run)s;
 
+-- look at messages
+ANALYZE sp_messaging.messages;
+
 -- find left alone
 CREATE TEMP TABLE left_alone ON COMMIT DROP AS
 SELECT asked.line, asked.amazon_order_id, asked.operation,
@@ -414,13 +420,11 @@ FROM sp_messaging.messages WHERE run = %(run)s AND status = 'planned'
 GROUP BY account ORDER BY account;
 
 -- to send
-SELECT seen.* FROM (
-    SELECT id FROM sp_messaging.messages
-    WHERE run = %(run)s AND account = %(account)s AND operation = %(operation)s
-        AND status = 'planned' AND id > %(after)s
-        AND (%(places)s::text[] IS NULL OR coalesce(marketplace, '') = ANY(%(places)s))
-    ORDER BY id LIMIT %(limit)s) AS next
-JOIN sp_messaging.seen USING (id) ORDER BY id;
+SELECT *, false AS has_lapsed FROM sp_messaging.messages
+WHERE run = %(run)s AND account = %(account)s AND operation = %(operation)s
+    AND status = 'planned' AND id > %(after)s
+    AND (%(places)s::text[] IS NULL OR coalesce(marketplace, '') = ANY(%(places)s))
+ORDER BY id LIMIT %(limit)s;
 
 -- end run
 UPDATE sp_messaging.runs SET ended_at = clock_timestamp()

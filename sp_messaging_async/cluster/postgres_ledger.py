@@ -54,6 +54,7 @@ T = TypeVar("T")
 Found: TypeAlias = dict[str, Any]
 
 _LARGEST_GROUP = 1000  # intents and settlements that are committed together
+_MANY = 10_000  # new rows that change what the database knows of its table
 _SAMPLE = 20  # rows named in an Enrolled
 _LEASE = 20.0  # seconds that a campaign stays its holder's without a word of it
 _RENEWED = 5.0  # seconds between two such words
@@ -427,8 +428,10 @@ class PostgresEnrolment:
             await work.run("reopen", **values)
             await work.run("permit repeats", **values)
         await work.run("change planned rows", **values)
-        await work.run("plan new rows", again=again, **values)
+        planned = await work.change("plan new rows", again=again, **values)
         await work.run("claim for run", **values)
+        if planned >= _MANY:  # nobody plans a query for a table as it was
+            await work.run("look at messages")
         await work.run("find left alone", **values)
         counts = await work.run("count left alone")
         left_alone = await work.run("left alone", limit=_SAMPLE, **values)
@@ -1089,10 +1092,10 @@ class _Staging:
             cursor = await self._execute(statement, values)
             return await cursor.fetchall() if cursor.description is not None else []
 
-    async def change(self, statement: str) -> int:
+    async def change(self, statement: str, **values: object) -> int:
         """How many rows a statement changes."""
         with self._told():
-            return (await self._execute(statement, {})).rowcount
+            return (await self._execute(statement, values)).rowcount
 
     async def commit(self) -> None:
         """Make it last."""
