@@ -41,8 +41,9 @@ from sp_messaging_async.operations import OPERATIONS
 from sp_messaging_async.sandbox import Sandbox
 
 from .browser import browser
+from .postgres import postgres
 
-__all__ = ["browser"]  # a fixture, of which there is one for all modules
+__all__ = ["browser", "postgres"]  # fixtures, of which there is one for all modules
 
 T = TypeVar("T")
 

@@ -15,7 +15,6 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 from attrs import define, field, frozen
 
@@ -58,7 +57,7 @@ class Postgres:
     user: str | None
     """Whom its programs run as, which refuse to be root's."""
     _used: list[str] = field(factory=list)
-    _own: list[psycopg.Connection[Any]] = field(factory=list)
+    _own: list[Any] = field(factory=list)
 
     @property
     def dsn(self) -> str:
@@ -116,6 +115,8 @@ class Postgres:
 
     def execute(self, statement: str) -> list[Any]:
         """Do something in the database as somebody else; returns what it finds."""
+        import psycopg  # of an extra, which only these tests need
+
         if not self._own:
             self._own.append(psycopg.connect(self.dsn, autocommit=True))
         cursor = self._own[0].execute(statement.encode())

@@ -45,6 +45,7 @@ from sp_messaging_async.operations import MESSAGING, UPLOAD
 from sp_messaging_async.sandbox import Fault, Sandbox
 
 from .conftest import FAST, Open, run_virtually
+from .postgres import Postgres
 
 SOON = RetryPolicy(attempts=5, base_delay=0.001, max_delay=0.005)
 OTHER = "111-1111111-1111111"
@@ -56,7 +57,7 @@ IN_FLIGHT = 100  # of one seller and operation at the most, by README
 class Campaign:
     """A list that can be written, enrolled and sent."""
 
-    ledger: SQLiteLedger
+    ledger: Ledger
     path: Path
     sandbox: Sandbox
 
@@ -99,10 +100,20 @@ class Campaign:
 
 
 @pytest.fixture
-async def campaign(tmp_path: Path, sandbox: Sandbox) -> AsyncIterator[Campaign]:
-    """A campaign with a ledger of its own."""
+async def campaign(
+    request: pytest.FixtureRequest, tmp_path: Path, sandbox: Sandbox
+) -> AsyncIterator[Campaign]:
+    """A campaign with a ledger of its own, in SQLite unless a test asks for another."""
+    if getattr(request, "param", "sqlite") == "postgres":
+        server: Postgres = request.getfixturevalue("postgres")
+        async with server.ledger() as shared:
+            yield Campaign(shared, tmp_path / "orders.csv", sandbox)
+        return
     async with SQLiteLedger(tmp_path / "ledger") as ledger:
         yield Campaign(ledger, tmp_path / "orders.csv", sandbox)
+
+
+on_both_ledgers = pytest.mark.parametrize("campaign", ["sqlite", "postgres"], indirect=True)
 
 
 def fail(sandbox: Sandbox, choose: Callable[[str], Fault | None]) -> None:
@@ -121,6 +132,7 @@ NO_ANSWER = [
 HARMLESS = [Fault.THROTTLED, Fault.EXPIRED_TOKEN, Fault.EMPTY_AFTER]
 
 
+@on_both_ledgers
 @pytest.mark.parametrize(
     "orders", [600, pytest.param(10_000, marks=pytest.mark.long)], ids="{:,}".format
 )
@@ -177,6 +189,7 @@ class Watched(Outage):
 
 
 @pytest.mark.parametrize("of_reads", [True, False], ids=["reads fail too", "reads answer"])
+@on_both_ledgers
 async def test_an_outage(
     campaign: Campaign, open_session: Open, of_reads: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -418,6 +431,7 @@ async def test_look_ups_that_are_denied_refuse_no_message(
     assert campaign.delivered() == {}
 
 
+@on_both_ledgers
 async def test_a_limit(campaign: Campaign, session: MessagingSession) -> None:
     """No more than the limit are taken up, and the next run sends the rest."""
     campaign.write(30)
@@ -448,6 +462,7 @@ async def test_actions_that_are_available(campaign: Campaign, session: Messaging
     assert list(campaign.delivered().values()) == [1] * 3
 
 
+@on_both_ledgers
 async def test_a_run_that_is_stopped(campaign: Campaign, open_session: Open) -> None:
     """What is in flight is settled, what waits stays planned, and the next run sends the rest."""
     campaign.write(300)
@@ -468,6 +483,7 @@ async def test_a_run_that_is_stopped(campaign: Campaign, open_session: Open) -> 
     assert list(campaign.delivered().values()) == [1] * 300
 
 
+@on_both_ledgers
 async def test_a_run_that_is_left(campaign: Campaign, session: MessagingSession) -> None:
     """Left early, its messages are sent, unknown or planned, and the next run sends the planned."""
     campaign.write(300)
@@ -485,6 +501,7 @@ async def test_a_run_that_is_left(campaign: Campaign, session: MessagingSession)
     assert 300 - len(delivered) <= len(unknown)
 
 
+@on_both_ledgers
 async def test_an_edited_list(campaign: Campaign, session: MessagingSession) -> None:
     """Rows that are planned yet follow the list; those that were sent stay as they were."""
     campaign.write(6)
@@ -506,6 +523,7 @@ async def test_a_row_that_was_taken_out(campaign: Campaign, session: MessagingSe
     assert await campaign.ledger.counts() == {"sent": 4, "planned": 2}
 
 
+@on_both_ledgers
 async def test_again_goes_on_where_it_broke_off(
     campaign: Campaign, session: MessagingSession
 ) -> None:
@@ -552,6 +570,7 @@ async def test_memory_is_flat(campaign: Campaign, session: MessagingSession) -> 
     assert many <= few + 2**20
 
 
+@on_both_ledgers
 async def test_a_second_run_sends_nothing(campaign: Campaign, session: MessagingSession) -> None:
     """What was sent is left alone, with the number of it; an edited row is named."""
     campaign.write(5)

@@ -57,9 +57,7 @@ from sp_messaging_async.ledger import (
 from sp_messaging_async.operations import by_request
 
 from .conftest import ORDER, requests_of_every_kind
-from .postgres import Postgres, postgres
-
-__all__ = ["postgres"]  # a fixture
+from .postgres import Postgres
 
 REALM = "Amazon"
 NAME = "createUnexpectedProblem"
@@ -1342,10 +1340,7 @@ async def test_a_run_that_fails_gives_its_lock_back(ledger: Ledger) -> None:
 
 
 async def test_the_lock_tells_what_earlier_runs_have_left(ledger: Ledger) -> None:
-    """What a run of the campaign left `sending` is unknown; at once if its machine is this one.
-
-    No other intent is, unless it has lapsed.
-    """
+    """What a run left `sending` is unknown, at once if this is its machine; no other intent is."""
     run = new_owner("run")
     spring = await ledger.plan(planned("one"), "spring", REALM)
     summer = await ledger.plan(planned("two"), "summer", REALM)

@@ -28,6 +28,7 @@ from sp_messaging_async import (
     Endpoint,
     InvalidMessage,
     InvoiceRequest,
+    Ledger,
     LedgerError,
     LedgerRow,
     LocalFile,
@@ -53,6 +54,7 @@ from sp_messaging_async.operations import by_request
 from sp_messaging_async.sandbox import Fault, Sandbox
 
 from .conftest import AT_ONCE, FAST, ORDER, Open, fill, requests_of_every_kind
+from .postgres import Postgres
 from .test_cancellation import (
     A_MINUTE,
     KINDS,
@@ -87,13 +89,21 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def ledger(path: Path) -> AsyncIterator[SQLiteLedger]:
-    """A new ledger."""
+async def ledger(request: pytest.FixtureRequest, path: Path) -> AsyncIterator[Ledger]:
+    """A new ledger, in SQLite unless a test asks for another."""
+    if getattr(request, "param", "sqlite") == "postgres":
+        server: Postgres = request.getfixturevalue("postgres")
+        async with server.ledger() as shared:
+            yield shared
+        return
     async with SQLiteLedger(path) as opened:
         yield opened
 
 
-async def only_row(ledger: SQLiteLedger) -> LedgerRow:
+on_both_ledgers = pytest.mark.parametrize("ledger", ["sqlite", "postgres"], indirect=True)
+
+
+async def only_row(ledger: Ledger) -> LedgerRow:
     """The one row that there is."""
     (row,) = await ledger.rows()
     return row
@@ -111,7 +121,7 @@ async def error_of(call: Awaitable[object]) -> MessagingError:
 
 @pytest.mark.parametrize("request_", requests_of_every_kind(), ids=lambda it: type(it).__name__)
 async def test_a_message_that_was_sent(
-    sandbox: Sandbox, session: MessagingSession, ledger: SQLiteLedger, request_: MessageRequest
+    sandbox: Sandbox, session: MessagingSession, ledger: Ledger, request_: MessageRequest
 ) -> None:
     """Its row says so, with Amazon's request id, and holds its content no more."""
     await session.send(STATIC_ORDER, request_, ledger=ledger)
@@ -123,7 +133,7 @@ async def test_a_message_that_was_sent(
 
 
 async def test_campaign_account_and_marketplace(
-    sandbox: Sandbox, open_session: Open, ledger: SQLiteLedger
+    sandbox: Sandbox, open_session: Open, ledger: Ledger
 ) -> None:
     """A row tells who sent it, where, and under which name."""
     credentials = Credentials("client", "secret", "Atzr|2", account="second")
@@ -138,7 +148,7 @@ async def test_campaign_account_and_marketplace(
 
 
 async def test_a_file_that_was_sent(
-    sandbox: Sandbox, session: MessagingSession, ledger: SQLiteLedger, tmp_path: Path
+    sandbox: Sandbox, session: MessagingSession, ledger: Ledger, tmp_path: Path
 ) -> None:
     """A repeat neither uploads it again nor needs it any more."""
     file = tmp_path / "invoice.pdf"
@@ -161,7 +171,7 @@ async def test_a_file_that_was_sent(
 )
 async def test_what_is_refused_here_is_not_recorded(
     session: MessagingSession,
-    ledger: SQLiteLedger,
+    ledger: Ledger,
     order: str,
     request_: MessageRequest,
     place: str | None,
@@ -183,7 +193,7 @@ async def test_what_is_a_ledgers_needs_one(
 
 
 async def test_another_endpoint_is_refused(
-    sandbox: Sandbox, open_session: Open, session: MessagingSession, ledger: SQLiteLedger
+    sandbox: Sandbox, open_session: Open, session: MessagingSession, ledger: Ledger
 ) -> None:
     """A ledger of one host says nothing of another's buyers, and nothing is sent to them."""
     await session.send(ORDER, TEXT, ledger=ledger)
@@ -198,8 +208,9 @@ async def test_another_endpoint_is_refused(
 # A repeat
 
 
+@on_both_ledgers
 async def test_a_repeat_returns_what_was_recorded(
-    sandbox: Sandbox, session: MessagingSession, ledger: SQLiteLedger
+    sandbox: Sandbox, session: MessagingSession, ledger: Ledger
 ) -> None:
     """A redelivery sends nothing, whatever it says, and gets the same answer."""
     assert await session.send(ORDER, TEXT, ledger=ledger) == SENT
@@ -230,7 +241,7 @@ async def test_a_repeat_by_others(
     ids=lambda value: getattr(value, "name", value),
 )
 async def test_a_repeat_raises_what_was_recorded(
-    sandbox: Sandbox, open_session: Open, ledger: SQLiteLedger, fault: Fault, status: Status
+    sandbox: Sandbox, open_session: Open, ledger: Ledger, fault: Fault, status: Status
 ) -> None:
     """A failure that settles a message is raised again as it was, and nothing is sent."""
     script = Script(sandbox, fault)
@@ -247,7 +258,7 @@ async def test_a_repeat_raises_what_was_recorded(
 
 
 async def test_the_cause_of_a_recorded_doubt_tells_its_call(
-    sandbox: Sandbox, session: MessagingSession, ledger: SQLiteLedger
+    sandbox: Sandbox, session: MessagingSession, ledger: Ledger
 ) -> None:
     """Whoever logs the cause of what is raised again sees which message it is about."""
     sandbox.faults.add(Fault.DROPPED_AFTER)
@@ -257,8 +268,9 @@ async def test_the_cause_of_a_recorded_doubt_tells_its_call(
         assert (error.cause.operation, error.cause.amazon_order_id) == (NAME, ORDER)
 
 
+@on_both_ledgers
 async def test_a_resolved_message_is_returned_or_sent(
-    sandbox: Sandbox, session: MessagingSession, ledger: SQLiteLedger
+    sandbox: Sandbox, session: MessagingSession, ledger: Ledger
 ) -> None:
     """After a look in Seller Central an unknown message is sent once more, or never."""
     sandbox.faults.add(Fault.DROPPED, Fault.DROPPED_AFTER)
@@ -272,8 +284,9 @@ async def test_a_resolved_message_is_returned_or_sent(
     assert sorted(item.amazon_order_id for item in sandbox.delivered) == ["not-sent", "sent"]
 
 
+@on_both_ledgers
 async def test_what_another_campaign_has_sent(
-    sandbox: Sandbox, session: MessagingSession, ledger: SQLiteLedger
+    sandbox: Sandbox, session: MessagingSession, ledger: Ledger
 ) -> None:
     """It is returned, unless `again` is said, which sends it once more and no oftener."""
     await session.send(ORDER, TEXT, ledger=ledger, campaign="spring")
@@ -286,7 +299,7 @@ async def test_what_another_campaign_has_sent(
 
 
 async def test_another_kind_or_order_is_sent(
-    sandbox: Sandbox, session: MessagingSession, ledger: SQLiteLedger
+    sandbox: Sandbox, session: MessagingSession, ledger: Ledger
 ) -> None:
     """The order and the operation make the message."""
     await session.send(ORDER, TEXT, ledger=ledger)
@@ -298,20 +311,16 @@ async def test_another_kind_or_order_is_sent(
 # Known to be unsent
 
 
-Unsent: TypeAlias = Callable[[Sandbox, Open, SQLiteLedger], Awaitable[MessagingError]]
+Unsent: TypeAlias = Callable[[Sandbox, Open, Ledger], Awaitable[MessagingError]]
 
 
-async def always_throttled(
-    sandbox: Sandbox, open_session: Open, ledger: SQLiteLedger
-) -> MessagingError:
+async def always_throttled(sandbox: Sandbox, open_session: Open, ledger: Ledger) -> MessagingError:
     """Every attempt is answered 429."""
     sandbox.faults.add(*[Fault.THROTTLED] * AT_ONCE.attempts)
     return await error_of(open_session().send(ORDER, TEXT, ledger=ledger))
 
 
-async def always_refused(
-    sandbox: Sandbox, open_session: Open, ledger: SQLiteLedger
-) -> MessagingError:
+async def always_refused(sandbox: Sandbox, open_session: Open, ledger: Ledger) -> MessagingError:
     """Nobody listens."""
     session = open_session()
     await session.get_attributes(ORDER)  # for the token
@@ -319,7 +328,7 @@ async def always_refused(
         return await error_of(session.send(ORDER, TEXT, ledger=ledger))
 
 
-async def no_turn(sandbox: Sandbox, open_session: Open, ledger: SQLiteLedger) -> MessagingError:
+async def no_turn(sandbox: Sandbox, open_session: Open, ledger: Ledger) -> MessagingError:
     """The plan does not let it go in time."""
     throttle = LocalThrottle({NAME: SLOW}, headroom=0)
     await tokens_left(throttle, plan_key(sandbox))
@@ -327,13 +336,13 @@ async def no_turn(sandbox: Sandbox, open_session: Open, ledger: SQLiteLedger) ->
     return await error_of(session.send(ORDER, TEXT, ledger=ledger, max_wait=0))
 
 
-async def no_token(sandbox: Sandbox, open_session: Open, ledger: SQLiteLedger) -> MessagingError:
+async def no_token(sandbox: Sandbox, open_session: Open, ledger: Ledger) -> MessagingError:
     """The seller has withdrawn its leave."""
     session = open_session(credentials=Credentials("client", "secret", "revoked"))
     return await error_of(session.send(ORDER, TEXT, ledger=ledger))
 
 
-async def closed(sandbox: Sandbox, open_session: Open, ledger: SQLiteLedger) -> MessagingError:
+async def closed(sandbox: Sandbox, open_session: Open, ledger: Ledger) -> MessagingError:
     """The session is closed before it is sent."""
     session = open_session()
     await session.aclose()
@@ -350,10 +359,11 @@ async def closed(sandbox: Sandbox, open_session: Open, ledger: SQLiteLedger) -> 
         (closed, SessionClosed, 0),
     ],
 )
+@on_both_ledgers
 async def test_what_is_known_to_be_unsent_is_sent_by_a_repeat(
     sandbox: Sandbox,
     open_session: Open,
-    ledger: SQLiteLedger,
+    ledger: Ledger,
     fail: Unsent,
     error: type[MessagingError],
     attempts: int,
@@ -369,8 +379,9 @@ async def test_what_is_known_to_be_unsent_is_sent_by_a_repeat(
     assert (await only_row(ledger)).status == "sent"
 
 
+@on_both_ledgers
 async def test_the_row_before_the_first_turn(
-    sandbox: Sandbox, open_session: Open, ledger: SQLiteLedger
+    sandbox: Sandbox, open_session: Open, ledger: Ledger
 ) -> None:
     """A message that waits for its plan is planned, and nobody has intended it."""
     throttle = LocalThrottle({NAME: SLOW}, headroom=0)
@@ -396,9 +407,8 @@ async def cancelled(task: asyncio.Task[Any]) -> None:
     assert task.cancelled()
 
 
-async def test_the_row_after_a_429(
-    sandbox: Sandbox, open_session: Open, ledger: SQLiteLedger
-) -> None:
+@on_both_ledgers
+async def test_the_row_after_a_429(sandbox: Sandbox, open_session: Open, ledger: Ledger) -> None:
     """A message that was throttled is planned while it waits for another turn."""
     throttle = LocalThrottle({NAME: SLOW}, headroom=0)
     sandbox.faults.add(Fault.THROTTLED)
@@ -412,8 +422,9 @@ async def test_the_row_after_a_429(
     assert (await only_row(ledger)).status == "planned"
 
 
+@on_both_ledgers
 async def test_the_row_after_a_refused_connection(
-    sandbox: Sandbox, open_session: Open, ledger: SQLiteLedger
+    sandbox: Sandbox, open_session: Open, ledger: Ledger
 ) -> None:
     """A message that did not get through is planned while it waits for another attempt."""
     await open_session().get_attributes(ORDER)  # for the token, which is shared
@@ -433,8 +444,9 @@ async def test_the_row_after_a_refused_connection(
     assert (await only_row(ledger)).status == "planned"
 
 
+@on_both_ledgers
 async def test_a_message_that_gets_through_in_the_end(
-    sandbox: Sandbox, session: MessagingSession, ledger: SQLiteLedger
+    sandbox: Sandbox, session: MessagingSession, ledger: Ledger
 ) -> None:
     """Each attempt has an intent of its own, and the last one settles the row."""
     sandbox.faults.add(Fault.THROTTLED, Fault.EXPIRED_TOKEN, Fault.THROTTLED)
@@ -447,7 +459,7 @@ async def test_a_message_that_gets_through_in_the_end(
 
 
 async def test_the_intent_is_in_the_file_before_the_message_is_out(
-    sandbox: Sandbox, open_session: Open, ledger: SQLiteLedger, path: Path
+    sandbox: Sandbox, open_session: Open, ledger: Ledger, path: Path
 ) -> None:
     """As soon as the server has the request, anyone who reads the file finds it `sending`."""
     sandbox.faults.add(Fault.HANG)
@@ -469,10 +481,11 @@ async def bare_server(sandbox: Sandbox) -> AsyncIterator[tuple[Server, Endpoint]
         yield server, Endpoint(server.url, sandbox.endpoint.token_url)
 
 
+@on_both_ledgers
 async def test_an_intent_that_lapsed_writes_nothing(
     sandbox: Sandbox,
     open_session: Open,
-    ledger: SQLiteLedger,
+    ledger: Ledger,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A deadline that passes before the write stops it, and the message is known to be unsent."""
@@ -487,8 +500,9 @@ async def test_an_intent_that_lapsed_writes_nothing(
     assert (row.status, row.attempts) == ("planned", 2)
 
 
+@on_both_ledgers
 async def test_a_machine_that_slept_before_the_write(
-    sandbox: Sandbox, open_session: Open, ledger: SQLiteLedger, monkeypatch: pytest.MonkeyPatch
+    sandbox: Sandbox, open_session: Open, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The intent that has lapsed by then is made anew, and the message is sent once."""
     connecting = Watched("on_request_start", holds=True)
@@ -515,9 +529,13 @@ class Clock:
         """Seconds since 1970."""
         return time.time() + self._ahead
 
+    def monotonic(self) -> float:
+        """Seconds that a clock counts which stood still meanwhile."""
+        return time.monotonic()
+
 
 async def test_a_row_that_lapsed_while_its_answer_was_awaited(
-    sandbox: Sandbox, open_session: Open, ledger: SQLiteLedger, path: Path
+    sandbox: Sandbox, open_session: Open, ledger: Ledger, path: Path
 ) -> None:
     """Who looks finds it unknown; when the answer comes, it is known after all."""
     held = Watched("on_request_end", holds=True)
@@ -537,8 +555,9 @@ async def test_a_row_that_lapsed_while_its_answer_was_awaited(
 # Many at once
 
 
+@on_both_ledgers
 async def test_many_at_once_send_once(
-    sandbox: Sandbox, session: MessagingSession, ledger: SQLiteLedger
+    sandbox: Sandbox, session: MessagingSession, ledger: Ledger
 ) -> None:
     """However many want to send a message, one does, and all get its answer."""
     calls = [session.send(ORDER, TEXT, ledger=ledger) for _ in range(20)]
@@ -568,10 +587,11 @@ async def test_many_sessions_and_ledgers_at_once(
     ("fault", "error"),
     [(Fault.DROPPED_AFTER, OutcomeUnknown), (Fault.NOT_AVAILABLE, MessageNotAvailable)],
 )
+@on_both_ledgers
 async def test_many_at_once_fail_alike(
     sandbox: Sandbox,
     session: MessagingSession,
-    ledger: SQLiteLedger,
+    ledger: Ledger,
     fault: Fault,
     error: type[MessagingError],
 ) -> None:
@@ -583,8 +603,9 @@ async def test_many_at_once_fail_alike(
     assert len(sandbox.faults) == MANY - 1
 
 
+@on_both_ledgers
 async def test_many_at_once_through_throttling(
-    sandbox: Sandbox, session: MessagingSession, ledger: SQLiteLedger
+    sandbox: Sandbox, session: MessagingSession, ledger: Ledger
 ) -> None:
     """A message that goes back to planned may be another caller's, and is sent once."""
     sandbox.faults.add(*[Fault.THROTTLED] * 10)
@@ -596,8 +617,9 @@ async def test_many_at_once_through_throttling(
 
 
 @pytest.mark.parametrize("fault", [Fault.HANG, Fault.HANG_AFTER])
+@on_both_ledgers
 async def test_the_one_who_sends_is_cancelled(
-    sandbox: Sandbox, open_session: Open, ledger: SQLiteLedger, fault: Fault
+    sandbox: Sandbox, open_session: Open, ledger: Ledger, fault: Fault
 ) -> None:
     """Those who wait for its answer are told that nobody knows, and send nothing."""
     sandbox.faults.add(fault)
@@ -615,7 +637,7 @@ async def test_the_one_who_sends_is_cancelled(
 
 
 async def test_patience_with_who_sends(
-    sandbox: Sandbox, open_session: Open, ledger: SQLiteLedger
+    sandbox: Sandbox, open_session: Open, ledger: Ledger
 ) -> None:
     """A call that may not wait long does not wait long for somebody else's answer."""
     sandbox.faults.add(Fault.HANG_AFTER)
@@ -628,8 +650,9 @@ async def test_patience_with_who_sends(
     assert len(sandbox.delivered) == 1
 
 
+@on_both_ledgers
 async def test_a_session_that_is_closed_under_who_waits(
-    sandbox: Sandbox, open_session: Open, ledger: SQLiteLedger
+    sandbox: Sandbox, open_session: Open, ledger: Ledger
 ) -> None:
     """It is told so at once, and the one who sends goes on."""
     sandbox.faults.add(Fault.HANG_AFTER)
@@ -737,7 +760,7 @@ AGREES: dict[Status | None, set[int]] = {
 async def test_row_and_inbox_agree_at_every_moment(
     sandbox: Sandbox,
     open_session: Open,
-    ledger: SQLiteLedger,
+    ledger: Ledger,
     tmp_path: Path,
     kind: str,
     moment: Any,
@@ -787,7 +810,7 @@ def happens(
     began += interrupt(session, task)
 
 
-async def status_of(ledger: SQLiteLedger, order: str) -> Status | None:
+async def status_of(ledger: Ledger, order: str) -> Status | None:
     """What the ledger knows of an order, once all that was begun has taken effect."""
     rows = [row for row in await ledger.rows(limit=10_000) if row.amazon_order_id == order]
     return rows[0].status if rows else None
@@ -807,7 +830,7 @@ def check_told(task: asyncio.Task[Any], status: Status | None) -> None:
 async def check_repeats(
     sandbox: Sandbox,
     session: MessagingSession,
-    ledger: SQLiteLedger,
+    ledger: Ledger,
     request: MessageRequest,
     number: int,
 ) -> None:
