@@ -315,6 +315,14 @@ async def test_of_many_campaigns_at_once_one_is_permitted(ledger: Ledger, again:
     assert Counter(await statuses(ledger)) == {"sending": 1, "planned": 9}
 
 
+async def test_an_intent_is_refused_to_who_has_it(ledger: Ledger) -> None:
+    """Asked for twice, it is its owner's yet, who can give it back."""
+    row = await put(ledger, "sending")
+    assert not await ledger.intend(row.id, ME, soon())
+    await ledger.settle(row.id, ME, Settlement("planned"))
+    assert await statuses(ledger) == ["planned"]
+
+
 async def test_intents_at_once_are_told_apart(ledger: Ledger) -> None:
     """Each of many that are committed together learns of its own row, be it permitted or not."""
     rows = [await put(ledger, "planned", order=f"order-{number}") for number in range(40)]

@@ -30,8 +30,10 @@ from sp_messaging_async.cluster.postgres_ledger import Share
 from sp_messaging_async.ledger import Entry, Settlement, new_owner
 from sp_messaging_async.sandbox import Sandbox
 
+from . import test_send_recorded as recorded
 from .conftest import ORDER, Open
 from .postgres import Postgres, Proxy, proxy_to
+from .test_cancellation import cancel
 from .test_ledger import (
     ME,
     NAME,
@@ -257,12 +259,37 @@ def test_one_loop_after_another(postgres: Postgres) -> None:
 
 
 async def test_an_intent_is_durable_whatever_the_server_is_set_to(ledger: PostgresLedger) -> None:
-    """`synchronous_commit` is on for it, where the database's default is off."""
+    """It waits for the disk, and sees what others committed, where the defaults are otherwise."""
     async with await ledger._address.connect() as connection:
         await connection.execute("SET synchronous_commit = off")
-        await connection.execute(ledger._address.statement("begin durably"))
-        cursor = await connection.execute("SHOW synchronous_commit")
-        assert await cursor.fetchone() == {"synchronous_commit": "on"}
+        await connection.execute("SET default_transaction_isolation = serializable")
+        for begin in ("begin durably", "begin staging"):
+            await connection.execute(ledger._address.statement(begin))
+            if begin == "begin staging":
+                await connection.execute(ledger._address.statement("begin merging"))
+            for name, value in (
+                ("synchronous_commit", "on"),
+                ("transaction_isolation", "read committed"),
+            ):
+                cursor = await connection.execute(f"SHOW {name}".encode())
+                assert await cursor.fetchone() == {name: value}
+            await connection.execute("ROLLBACK")
+
+
+async def test_who_stops_in_the_middle_keeps_nobody_waiting(ledger: PostgresLedger) -> None:
+    """The server ends a transaction whose process was stopped, and others get at the rows."""
+    row = await put(ledger, "planned")
+    begin = ledger._address.statement("begin durably")
+    assert b"'10s'" in begin
+    stopped = await ledger._address.connect()
+    await stopped.execute(begin.replace(b"'10s'", b"'50ms'"))
+    values = {"settled": [row.id], "intended": []}
+    await stopped.execute(ledger._address.statement("lock pairs"), values)
+    assert await ledger.intend(row.id, ME, soon())
+    with pytest.raises(psycopg.Error) as ended:
+        await stopped.execute(ledger._address.statement("commit"))
+    assert postgres_ledger._may_pass(ended.value)
+    await stopped.close()
 
 
 async def test_the_buyers_text_is_erased(postgres: Postgres, ledger: PostgresLedger) -> None:
@@ -411,6 +438,16 @@ async def test_who_was_refused_for_another_campaign_says_so(ledger: PostgresLedg
     assert not await ledger.intend(row.id, "run:one", soon())
     await ledger.settle(row.id, "run:one", Settlement("skipped"))
     assert (await ledger.row(row.id)).status == "skipped"
+
+
+@pytest.mark.parametrize("moment", [recorded.as_it_waits, recorded.as_it_is_woken])
+async def test_row_and_inbox_agree_at_every_moment(
+    sandbox: Sandbox, open_session: Open, ledger: PostgresLedger, tmp_path: Path, moment: Any
+) -> None:
+    """Wherever a send is cancelled: planned and not delivered, delivered once, or unknown."""
+    await recorded.test_row_and_inbox_agree_at_every_moment(
+        sandbox, open_session, ledger, tmp_path, "text", moment, cancel
+    )
 
 
 # Clocks

@@ -110,8 +110,10 @@ ON CONFLICT (name) DO NOTHING;
 -- Intents, and what became of them: many in one transaction
 
 -- begin durably
-/* All goes by keys, whatever is thought of a table that has been filled a moment ago. */
-BEGIN; SET LOCAL synchronous_commit = on; SET LOCAL enable_seqscan = off;
+/* Each statement is to see what others committed before it. All goes by keys, whatever is thought
+   of a table that has been filled a moment ago. Who stops in the middle keeps nobody waiting. */
+BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL synchronous_commit = on;
+SET LOCAL idle_in_transaction_session_timeout = '10s'; SET LOCAL enable_seqscan = off;
 SET LOCAL enable_bitmapscan = off; SET LOCAL enable_hashjoin = off;
 SET LOCAL enable_mergejoin = off;
 
@@ -226,7 +228,8 @@ RETURNING *, false AS has_lapsed;
 -- A list: staged in a table of its transaction's, then merged
 
 -- begin staging
-BEGIN; SET LOCAL idle_in_transaction_session_timeout = 0; SET LOCAL statement_timeout = 0;
+BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
+SET LOCAL idle_in_transaction_session_timeout = 0; SET LOCAL statement_timeout = 0;
 SET LOCAL work_mem = '64MB';
 CREATE TEMP TABLE staged (
     line bigint NOT NULL,
@@ -272,6 +275,9 @@ DELETE FROM pg_temp.staged WHERE (amazon_order_id, operation) IN (
 DELETE FROM pg_temp.staged USING pg_temp.repeated
 WHERE staged.amazon_order_id = repeated.amazon_order_id
     AND staged.operation = repeated.operation AND staged.line > repeated.line;
+
+-- begin merging
+SET LOCAL idle_in_transaction_session_timeout = '60s'; SET LOCAL synchronous_commit = on;
 
 -- lock merging
 SELECT pg_advisory_xact_lock(

@@ -87,6 +87,9 @@ class Share:
 class PostgresLedger:
     """A ledger in a PostgreSQL database. Any number of processes, of any machines, may use it.
 
+    What the database has committed must last: a server with `fsync = off`, an old copy that is
+    brought back or a replica that lags behind when it takes over does not know all that was sent.
+
     dsn: its address, postgresql://USER@HOST/DATABASE or as libpq takes it. The password is better
         kept in a password file or PGPASSWORD.
     schema: where in the database its tables are; `create` makes them.
@@ -421,6 +424,7 @@ class PostgresEnrolment:
         await work.find_repeated()
         await work.run("drop conflicts")
         merged = await work.change("merge identical")
+        await work.run("begin merging")
         await work.run("lock merging", **values)
         await work.run("lapse all", failure=stored_interruption())
         await work.run("begin run", **values)
@@ -635,12 +639,14 @@ class _Intent:
     """That somebody is to write a row's message.
 
     name: of this one intent, by which it is told from all others of its owner's.
+    before: of the one that the owner had, which it has yet if this one is refused.
     deadline: by this machine's own count of seconds.
     """
 
     row_id: int
     owner: str
     name: uuid.UUID
+    before: uuid.UUID | None
     deadline: float
     holder: uuid.UUID | None
     future: asyncio.Future[bool]
@@ -786,17 +792,19 @@ class _Engine:
         values = {"campaign": campaign, "part": part, "holder": holder, "described": described}
 
         async def work(connection: AsyncConnection[Found]) -> str | None:
-            async with connection.transaction():
-                lock = {"schema": self._address.schema, "campaign": f"{campaign} lease"}
-                await self._run(connection, "lock merging", **lock)
-                if (await self._run(connection, "renew lease", seconds=_LEASE, **values)).rowcount:
-                    return None  # it was taken by a commit in doubt
+            await self._run(connection, "begin durably")
+            lock = {"schema": self._address.schema, "campaign": f"{campaign} lease"}
+            await self._run(connection, "lock merging", **lock)
+            # One that was taken by a commit in doubt is there already.
+            renewed = await self._run(connection, "renew lease", seconds=_LEASE, **values)
+            if not renewed.rowcount:
                 cursor = await self._run(connection, "take lease", **values)
                 found = await cursor.fetchone()
                 if found is not None:
                     return str(found["described"])
                 await self._run(connection, "write lease", seconds=_LEASE, **values)
-                return None
+            await self._run(connection, "commit")
+            return None
 
         return await self._attempts(work)
 
@@ -855,11 +863,12 @@ class _Engine:
         self, row_id: int, owner: str, deadline: float, holder: uuid.UUID | None
     ) -> asyncio.Future[bool]:
         """Submit an intent."""
-        name = self._names[row_id, owner] = uuid.uuid4()
+        before, name = self._names.get((row_id, owner)), uuid.uuid4()
+        self._names[row_id, owner] = name
         self._refused.discard((row_id, owner))
         until = time.monotonic() + deadline - time.time()
         future: asyncio.Future[bool] = self._loop.create_future()
-        self._submit(_Intent(row_id, owner, name, until, holder, future))
+        self._submit(_Intent(row_id, owner, name, before, until, holder, future))
         return future
 
     def settle(self, row_id: int, owner: str, settlement: Settlement) -> asyncio.Future[None]:
@@ -1052,12 +1061,19 @@ class _Engine:
         for job in settling:
             _tell(job.future, None)
         for intent in intents:
-            key = (intent.row_id, intent.owner)
-            if intent.permitted is False and self._names.get(key) is intent.name:
-                del self._names[key]
-                if intent.owner.startswith("run:"):
-                    self._refused.add(key)
+            if intent.permitted is False:
+                self._note_refusal((intent.row_id, intent.owner), intent)
             _tell(intent.future, intent.permitted)
+
+    def _note_refusal(self, key: tuple[int, str], intent: _Intent) -> None:
+        if self._names.get(key) is not intent.name:
+            return  # it was settled meanwhile
+        if intent.before is not None:
+            self._names[key] = intent.before
+            return
+        del self._names[key]
+        if intent.owner.startswith("run:"):  # a call's does not settle what it may not send
+            self._refused.add(key)
 
 
 class _Staging:
@@ -1128,8 +1144,9 @@ def _may_pass(error: Exception) -> bool:
 
     if isinstance(error, psycopg_pool.PoolClosed | errors.DiskFull):
         return False
-    kinds = psycopg.OperationalError | psycopg.InterfaceError | errors.ReadOnlySqlTransaction
-    return isinstance(error, kinds)
+    # Of a server that is another's replica now, and of a transaction that this process kept open.
+    kinds = errors.ReadOnlySqlTransaction | errors.IdleInTransactionSessionTimeout
+    return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError | kinds)
 
 
 @contextlib.contextmanager
