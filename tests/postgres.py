@@ -36,12 +36,12 @@ full_page_writes = off
 shared_buffers = 32MB
 max_wal_size = 128MB
 min_wal_size = 32MB
+autovacuum = off
 """
 
 EMPTY = """
 DELETE FROM {0}.facts WHERE name NOT IN ('schema', 'key'); DELETE FROM {0}.runs;
-DELETE FROM {0}.leases; DELETE FROM {0}.purged; DELETE FROM {0}.messages;
-ALTER TABLE {0}.messages ALTER COLUMN id RESTART
+DELETE FROM {0}.leases; DELETE FROM {0}.purged; DELETE FROM {0}.messages
 """
 
 _schemas = itertools.count(1)

@@ -189,7 +189,6 @@ class Watched(Outage):
 
 
 @pytest.mark.parametrize("of_reads", [True, False], ids=["reads fail too", "reads answer"])
-@on_both_ledgers
 async def test_an_outage(
     campaign: Campaign, open_session: Open, of_reads: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
