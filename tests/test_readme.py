@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import shlex
@@ -13,7 +14,13 @@ import aiohttp
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
-from sp_messaging_async import Credentials, MessagingSession, SQLiteLedger
+from sp_messaging_async import (
+    CreateConfirmOrderDetailsRequest,
+    Credentials,
+    MessagingSession,
+    PostgresLedger,
+    SQLiteLedger,
+)
 from sp_messaging_async.bulk import campaign, order_list, outage
 from sp_messaging_async.bulk.template import Template
 from sp_messaging_async.cli.app import (
@@ -30,6 +37,10 @@ from sp_messaging_async.sandbox import Fault, Sandbox
 
 from . import reference
 from .conftest import ORDER
+from .postgres import Postgres
+from .servers import RedisServer, redis_server
+
+__all__ = ["redis_server"]  # a fixture
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
@@ -53,6 +64,21 @@ def environment(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SP_API_REFRESH_TOKEN", "refresh")
     monkeypatch.setenv("SP_MESSAGING_API_URL", sandbox.endpoint.api_url)
     monkeypatch.setenv("SP_MESSAGING_TOKEN_URL", sandbox.endpoint.token_url)
+
+
+@pytest.mark.usefixtures("environment")
+async def test_many_processes(
+    sandbox: Sandbox, redis_server: RedisServer, postgres: Postgres
+) -> None:
+    """Two replicas that are handed the same message send it once, and both are told it was sent."""
+    dsn = postgres.dsn
+    await PostgresLedger(dsn).create()
+    confirm = code_with("RedisThrottle(")["confirm_shared"]
+    request = CreateConfirmOrderDetailsRequest(text="Two of them?")
+    sending = [confirm(ORDER, request, redis_server.url, dsn) for _ in range(2)]
+    first, second = await asyncio.gather(*sending)
+    assert first == second
+    assert len(sandbox.delivered) == 1
 
 
 @pytest.mark.usefixtures("environment")
