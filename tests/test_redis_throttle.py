@@ -1000,7 +1000,7 @@ def noting(kind):
 
 async def main():
     if url:
-        from sp_messaging_async.cluster import RedisThrottle
+        from sp_messaging_async import RedisThrottle
         throttle = noting(RedisThrottle)(url, plans=plans, headroom=float(headroom), timeout=10)
     else:
         throttle = noting(LocalThrottle)(plans, float(headroom))
