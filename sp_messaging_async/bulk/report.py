@@ -81,13 +81,13 @@ async def write_html(
     *,
     campaign: str | None,
     made_at: datetime,
-    ledger: Path | None = None,
+    ledger: Path | str | None = None,
 ) -> None:
     """One page that needs nothing beside it, for a browser. It counts for itself.
 
     campaign: the only one that the rows are of, or None.
     made_at: when, aware.
-    ledger: its file, where the commands on the page must name it.
+    ledger: its file or address, where the commands on the page must name it.
 
     Raises ConfigurationError, with nothing read or written, if the extra `bulk` is not installed.
     """

@@ -55,12 +55,14 @@ class Page:
     """The page of a report, made from its rows as they come. Keeps counts and few examples.
 
     campaign: the only one that it is about, or None for all.
-    ledger: the file, where commands must name it.
+    ledger: its file or address, where commands must name it.
 
     Raises ConfigurationError if the extra `bulk` is not installed.
     """
 
-    def __init__(self, campaign: str | None, made_at: datetime, ledger: Path | None = None) -> None:
+    def __init__(
+        self, campaign: str | None, made_at: datetime, ledger: Path | str | None = None
+    ) -> None:
         self._template = _template()
         self._campaign = campaign
         self._made_at = made_at

@@ -1,8 +1,8 @@
 """The `sp-messaging` command.
 
-`app` is the command itself, `options` what several commands take, `terminal` how they talk. The
-commands: `lists` sends order lists, `orders` looks at one order and messages its buyer, `records`
-shows and settles what a ledger knows, `local` runs a local Amazon.
+`app` is the command itself, `options` what several commands take, `ledgers` which ledger they mean,
+`terminal` how they talk. The commands: `lists` sends order lists, `orders` looks at one order and
+messages its buyer, `records` shows and settles what a ledger knows, `local` runs a local Amazon.
 """
 
 from . import lists, local, orders, records

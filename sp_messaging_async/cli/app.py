@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Sequence
 
 from cyclopts import App, CycloptsError
@@ -41,8 +42,12 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _fail(text: str) -> int:
-    terminal.tell(text)
+    terminal.tell(_PASSWORD.sub(r"\1…@", text))
     return WRONG_USAGE
+
+
+# Of an address that stands where none belongs, and is repeated as what is wrong.
+_PASSWORD = re.compile(r"([a-z]:/{1,2}[^:/@\s]*:)\S*@")
 
 
 def _of_system(error: OSError) -> str:

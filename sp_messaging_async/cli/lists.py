@@ -27,13 +27,13 @@ from ..bulk.order_list import Reading
 from ..bulk.progress import Tally, Watch, closing_table, duration, seconds_by_plans
 from ..credentials import DEFAULT_ACCOUNT
 from ..errors import ConfigurationError, MessageNotAvailable, MessagingError, PlanWaitExceeded
-from ..ledger import Enrolled, Lane, LedgerRow, LeftAlone
+from ..ledger import Enrolled, Lane, Ledger, LedgerRow, LeftAlone, Status
 from ..marketplaces import Marketplace
 from ..operations import by_request
 from ..session import MessagingSession
-from ..sqlite_ledger import SQLiteLedger
 from .app import ALL_SENT, SOME_NOT_SENT, SOME_UNKNOWN, STOPPED, WRONG_USAGE, app
-from .options import Amazon, Flag, Listing, Place, Recording, Where
+from .ledgers import LedgerDatabase
+from .options import Amazon, Flag, Listing, Pace, Place, Recording, Where, throwaway_ledger
 from .terminal import Talk, hush, plural, say, shown
 
 __all__ = ["bulk", "preview"]
@@ -50,11 +50,13 @@ async def bulk(
     dry_run: Flag = False,
     limit: int | None = None,
     check_actions: Flag = False,
+    enqueue: Flag = False,
     yes: Flag = False,
     quiet: Flag = False,
     format: Literal["text", "jsonl"] = "text",  # noqa: A002 - the option's name
     listing: Listing = Listing(),
     where: Where = Where(),
+    pace: Pace = Pace(),
     recording: Recording = Recording(),
 ) -> int:
     """Send a list of messages, each once: CSV, JSON Lines or a workbook.
@@ -76,6 +78,9 @@ async def bulk(
         The most messages to send in this run.
     check_actions:
         Ask first, for each order, whether this kind of message is available.
+    enqueue:
+        Hand the messages to the workers of a ledger in PostgreSQL, and do not wait for them. The
+        exit status says what else was found; it is 0 if all is handed over.
     yes:
         Do not ask before sending to buyers.
     quiet:
@@ -85,6 +90,14 @@ async def bulk(
         all else is on standard error.
     """
     _check_limit(limit)
+    beside = {
+        "--limit": limit,
+        "--dry-run": dry_run,
+        "--sandbox": where.sandbox,
+        "--throttle": pace.throttle,
+        "--format jsonl": format == "jsonl",
+    }
+    workers = _workers(recording, beside) if enqueue else None
     path = orders or _sample(where.sandbox)
     reading = listing.reading()
     talk = Talk(format == "jsonl", quiet)
@@ -92,22 +105,15 @@ async def bulk(
     _stop_on_sigterm()
     async with AsyncExitStack() as stack:
         stack.enter_context(talk.going_on())
-        amazon = await where.open(stack)
-        throwaway = dry_run or (where.sandbox and recording.ledger is None)
-        book = await recording.open(stack, throwaway=throwaway)
+        amazon = await where.open(stack, pace=pace)
+        enrolment = _Enrolment(path, reading, amazon, recording, talk, keep_going)
+        if workers is not None:
+            return await _enqueue(enrolment, workers, check_actions=check_actions, yes=yes)
+        is_thrown_away = dry_run or (where.sandbox and recording.ledger is None)
+        throwaway = throwaway_ledger(stack) if is_thrown_away else None
+        book = await stack.enter_async_context((throwaway or recording.place).opened())
         await stack.enter_async_context(book.campaign_lock(recording.campaign))
-        enrolled, problems, advice = await enrol(
-            path,
-            amazon.place,
-            book,
-            recording.campaign,
-            amazon.realm,
-            reading=reading,
-            again=recording.again,
-            keep_going=keep_going,
-        )
-        _show_enrolled(talk, enrolled, problems, advice, recording.campaign)
-        lanes = await book.lanes(enrolled.run)
+        enrolled, problems, lanes = await enrolment.into(book)
         if not (lanes or enrolled.left_alone or problems.total):
             talk.insist(_NO_ROWS)
             return SOME_NOT_SENT
@@ -132,7 +138,7 @@ async def bulk(
             rates = _Rates(amazon, sessions)
             tally = Tally(lanes, lookups=lookups, rate_of=rates, paused=run.paused, limit=limit)
             kept = None if throwaway else recording
-            discard = book.path.parent if throwaway else None
+            discard = throwaway.path.parent if throwaway else None
             sending = _Run(run, tally, talk, sessions, kept, discard)
             await sending.send()
             is_heard = sending.is_heard
@@ -140,7 +146,7 @@ async def bulk(
             await book.end_run(enrolled.run)  # of one that was killed before it could
             if not (problems.total or enrolled.missing):
                 talk.mention("nothing left to send")
-        status = await _status(book, enrolled, problems)
+        status = _status(await book.counts(run=enrolled.run), enrolled, problems)
         if status == SOME_UNKNOWN and not throwaway:
             _show_how_to_resolve(talk, recording)
         return status if is_heard or status == SOME_UNKNOWN else STOPPED
@@ -244,6 +250,34 @@ class _Rates:
 # Before anything is sent
 
 
+@frozen
+class _Enrolment:
+    """A list that is to go into a ledger, and what is told of that."""
+
+    path: Path
+    reading: Reading
+    amazon: Amazon
+    recording: Recording
+    talk: Talk
+    keep_going: bool
+
+    async def into(self, book: Ledger) -> tuple[Enrolled, Problems, list[Lane]]:
+        """Enrol it, and tell what of it is not sent; returns what is yet to be sent, too."""
+        campaign = self.recording.campaign
+        enrolled, problems, advice = await enrol(
+            self.path,
+            self.amazon.place,
+            book,
+            campaign,
+            self.amazon.realm,
+            reading=self.reading,
+            again=self.recording.again,
+            keep_going=self.keep_going,
+        )
+        _show_enrolled(self.talk, enrolled, problems, advice, campaign)
+        return enrolled, problems, await book.lanes(enrolled.run)
+
+
 def _advise(reading: Reading, place: Marketplace, talk: Talk) -> None:
     """Tell what is amiss in a template's own words; with --strict, refuse it."""
     template = reading.template
@@ -345,7 +379,7 @@ def _status_of_dry_run(
 
 async def _confirm(
     talk: Talk,
-    book: SQLiteLedger,
+    book: Ledger,
     run: str,
     lanes: Sequence[Lane],
     lookups: Sequence[str],
@@ -390,6 +424,64 @@ def _table_of(lanes: Sequence[Lane], lookups: Sequence[str]) -> Table:
         account = Text(shown(lane.account))
         table.add_row(account, lane.operation, f"{lane.number:,}", duration(seconds))
     return table
+
+
+# Handing it over, in place of sending
+
+
+def _workers(recording: Recording, beside: Mapping[str, object]) -> LedgerDatabase:
+    """The ledger whose workers are to send. Raises ConfigurationError where that makes no sense."""
+    senseless = ", ".join(option for option, value in beside.items() if value)
+    if senseless:
+        raise ConfigurationError(
+            f"--enqueue only hands a list over to the workers; leave {senseless} out"
+        )
+    return recording.database("--enqueue")
+
+
+async def _enqueue(
+    enrolment: _Enrolment, workers: LedgerDatabase, *, check_actions: bool, yes: bool
+) -> int:
+    """Enrol a list, and share its messages out to the workers of the ledger."""
+    talk, amazon, recording = enrolment.talk, enrolment.amazon, enrolment.recording
+    template = enrolment.reading.template
+    async with workers.opened() as book:
+        async with book.campaign_lock(recording.campaign):
+            enrolled, problems, lanes = await enrolment.into(book)
+            if lanes and not (yes or amazon.messages_nobody):
+                lookups = _lookups(enrolment.reading, check_actions)
+                await _confirm(talk, book, enrolled.run, lanes, lookups, amazon)
+        # No more than the campaign's lock permits may workers do, so they are told without it.
+        if lanes:
+            await workers.enqueue(enrolled.run, template=template, check_actions=check_actions)
+            _show_enqueued(talk, lanes, recording, amazon)
+        else:
+            await book.end_run(enrolled.run)
+            if not (enrolled.left_alone or problems.total):
+                talk.insist(_NO_ROWS)
+                return SOME_NOT_SENT
+            if not (problems.total or enrolled.missing):
+                talk.mention("nothing left to send")
+        counts = await book.counts(run=enrolled.run)
+    handed_over = ("planned", "sending")
+    settled = {status: number for status, number in counts.items() if status not in handed_over}
+    status = _status(settled, enrolled, problems)
+    if status == SOME_UNKNOWN:
+        _show_how_to_resolve(talk, recording)
+    return status
+
+
+def _show_enqueued(talk: Talk, lanes: Sequence[Lane], recording: Recording, amazon: Amazon) -> None:
+    accounts = plural(len({lane.account for lane in lanes}), "account")
+    messages = plural(sum(lane.number for lane in lanes), "message")
+    talk.insist(f"{messages} of {accounts} handed over to the workers:")
+    for lane in lanes:
+        talk.insist(f"  account {lane.account}: {lane.number:,} {lane.operation}")
+    if any(lane.files for lane in lanes):
+        talk.insist("workers read the files to attach from the same paths as this command does")
+    of = recording.of_ledger
+    talk.insist(f"follow it with: sp-messaging cluster status{of}")
+    talk.insist(f"without a worker nothing is sent; start one with: sp-messaging worker{of}")
 
 
 def _show_message(row: LedgerRow, reading: Reading) -> None:
@@ -631,8 +723,7 @@ def _as_json(outcome: Outcome) -> str:
     return json.dumps(values, ensure_ascii=False)
 
 
-async def _status(book: SQLiteLedger, enrolled: Enrolled, problems: Problems) -> int:
-    counts = await book.counts(run=enrolled.run)
+def _status(counts: Mapping[Status, int], enrolled: Enrolled, problems: Problems) -> int:
     if counts.get("unknown") or enrolled.left_alone.get("unknown"):
         return SOME_UNKNOWN
     if counts.get("planned") or counts.get("sending") or enrolled.missing:

@@ -21,27 +21,31 @@ from ..bulk.order_list import Reading
 from ..bulk.template import Template
 from ..credentials import DEFAULT_ACCOUNT, Credentials, default_file
 from ..errors import ConfigurationError, InvalidMessage
-from ..ledger import DEFAULT_CAMPAIGN
+from ..ledger import DEFAULT_CAMPAIGN, Ledger
 from ..marketplaces import Endpoint, Marketplace
 from ..operations import Operation, named
 from ..session import MessagingSession
-from ..sqlite_ledger import SQLiteLedger
 from ..throttle import LocalThrottle
 from . import exchanges
+from .ledgers import LedgerDatabase, LedgerFile, database_at, ledger_at
 
 if TYPE_CHECKING:
+    from ..cluster.redis_throttle import (  # type: ignore[import-not-found, unused-ignore]
+        RedisThrottle,
+    )
     from ..sandbox import Sandbox
 
 __all__ = [
     "Flag",
     "Listing",
     "Many",
+    "Pace",
     "Place",
     "Record",
     "Recording",
     "Seller",
     "Where",
-    "ledger_file",
+    "throwaway_ledger",
     "time_zone",
 ]
 
@@ -101,7 +105,9 @@ class Where(Place):
     credentials: Path | None = None
     verbose: Flag = False
 
-    async def open(self, stack: AsyncExitStack, *traces: TraceConfig) -> Amazon:
+    async def open(
+        self, stack: AsyncExitStack, *traces: TraceConfig, pace: Pace | None = None
+    ) -> Amazon:
         """The Amazon to talk to, for as long as the stack is open."""
         place = self.place
         local = await _sandbox(stack) if self.sandbox else None
@@ -109,7 +115,8 @@ class Where(Place):
         if self.verbose:
             traces = (exchanges.telling(), *traces)
         http = await stack.enter_async_context(exchanges.traced(*traces)) if traces else None
-        return Amazon(self, place, endpoint, stack, http)
+        throttle = await pace.open(stack) if pace else LocalThrottle()
+        return Amazon(self, place, endpoint, stack, http, throttle)
 
 
 async def _sandbox(stack: AsyncExitStack) -> Sandbox:
@@ -127,7 +134,7 @@ class Amazon:
     endpoint: Endpoint
     _stack: AsyncExitStack = field(repr=False)
     _http: exchanges.Http | None = field(repr=False)
-    throttle: LocalThrottle = field(factory=LocalThrottle)
+    throttle: LocalThrottle | RedisThrottle
 
     @property
     def realm(self) -> str:
@@ -182,6 +189,32 @@ class Seller(Where):
     account: str = DEFAULT_ACCOUNT
 
 
+@Parameter(name="*", group=_WHERE)
+@frozen
+class Pace:
+    """Who shares the usage plans.
+
+    Parameters
+    ----------
+    throttle:
+        Keep to the usage plans together with all other processes that name the same Redis or
+        Valkey, as in redis://HOST:6379/0. Unless given, this process takes them for its own.
+    """
+
+    throttle: str | None = None
+
+    async def open(self, stack: AsyncExitStack) -> LocalThrottle | RedisThrottle:
+        """The throttle, for as long as the stack is open."""
+        if self.throttle is None:
+            return LocalThrottle()
+        from ..cluster.redis_throttle import (  # type: ignore[import-not-found, unused-ignore]
+            RedisThrottle,
+        )
+
+        throttle: RedisThrottle = RedisThrottle(self.throttle)
+        return await stack.enter_async_context(throttle)
+
+
 def source_of(account: str, file: Path | None) -> str:
     """Where an account's credentials are found. Raises ConfigurationError where there are none."""
     return _found(account, file)[1]
@@ -216,19 +249,45 @@ class Record:
     Parameters
     ----------
     ledger:
-        The ledger's file; one in the user's data folder unless given.
+        The ledger: a file, or a PostgreSQL database as postgresql://USER@HOST/DATABASE, with the
+        password in PGPASSWORD or a password file. A file in the user's data folder unless given.
     """
 
-    ledger: Path | None = None
+    ledger: str | None = None
 
-    async def open(self, stack: AsyncExitStack, *, throwaway: bool) -> SQLiteLedger:
+    @property
+    def place(self) -> LedgerFile | LedgerDatabase:
+        """Which ledger it is. Raises ConfigurationError where the address is of none."""
+        return ledger_at(self.ledger)
+
+    @property
+    def named(self) -> str | None:
+        """How a command names it, without a secret; None where it need not."""
+        return None if self.ledger is None else self.place.shown
+
+    @property
+    def of_ledger(self) -> str:
+        """The same as an option, with a space before it."""
+        named = self.named
+        return "" if named is None else f" --ledger {shlex.quote(named)}"
+
+    def database(self, option: str) -> LedgerDatabase:
+        """The ledger for an option that needs a database. Raises ConfigurationError for a file."""
+        database = database_at(self.ledger)
+        if database is None:
+            raise ConfigurationError(f"{option} needs --ledger postgresql://USER@HOST/DATABASE")
+        return database
+
+    async def open(self, stack: AsyncExitStack, *, throwaway: bool) -> Ledger:
         """The ledger, for as long as the stack is open; `throwaway` for one that goes with it."""
-        if throwaway:
-            folder = tempfile.TemporaryDirectory(prefix="sp-messaging-", ignore_cleanup_errors=True)
-            file = Path(stack.enter_context(folder)) / "ledger.sqlite3"
-        else:
-            file = ledger_file(self.ledger)
-        return await stack.enter_async_context(SQLiteLedger(file))
+        place = throwaway_ledger(stack) if throwaway else self.place
+        return await stack.enter_async_context(place.opened())
+
+
+def throwaway_ledger(stack: AsyncExitStack) -> LedgerFile:
+    """A ledger, in a folder of its own, that goes with the stack."""
+    folder = tempfile.TemporaryDirectory(prefix="sp-messaging-", ignore_cleanup_errors=True)
+    return LedgerFile(Path(stack.enter_context(folder)) / "ledger.sqlite3")
 
 
 @Parameter(name="*", group=_RECORD)
@@ -248,25 +307,11 @@ class Recording(Record):
     again: Flag = False
 
     @property
-    def of_ledger(self) -> str:
-        """What a command about the ledger's file has to name, with a space before it."""
-        return "" if self.ledger is None else f" --ledger {shlex.quote(str(self.ledger))}"
-
-    @property
     def of_campaign(self) -> str:
-        """The same of a command about the campaign."""
+        """What a command about the campaign has to name, with a space before it."""
         if self.campaign == DEFAULT_CAMPAIGN:
             return self.of_ledger
         return f"{self.of_ledger} --campaign {shlex.quote(self.campaign)}"
-
-
-def ledger_file(given: Path | None) -> Path:
-    """The ledger's file, its folder made if it is the user's own."""
-    if given is not None:
-        return given
-    folder = platformdirs.user_data_path("sp-messaging", appauthor=False)
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return folder / "ledger.sqlite3"
 
 
 @Parameter(name="*", group=_THE_LIST)

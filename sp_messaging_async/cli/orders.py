@@ -30,16 +30,15 @@ from ..errors import (
     MessagingError,
     TransportError,
 )
-from ..ledger import Planned, status_of
+from ..ledger import Ledger, Planned, status_of
 from ..models import LocalFile, MessageRequest
 from ..operations import OPERATIONS, Operation, by_action, named
 from ..session import MessagingSession, Patience
-from ..sqlite_ledger import SQLiteLedger
 from ..wire import names_token
 from . import terminal
 from .app import ALL_SENT, SOME_NOT_SENT, SOME_UNKNOWN, STOPPED, app
 from .exchanges import Answers
-from .options import Flag, Record, Seller, source_of, time_zone
+from .options import Flag, Pace, Record, Seller, source_of, time_zone
 from .terminal import say, shown, tell
 
 __all__ = ["actions", "attributes", "check", "send"]
@@ -109,6 +108,7 @@ async def send(
     any_order_id: Flag = False,
     again: Flag = False,
     seller: Seller = Seller(),
+    pace: Pace = Pace(),
     record: Record = Record(),
 ) -> int:
     """Send one message to the buyer of an order, if no such message was sent to it before.
@@ -145,7 +145,7 @@ async def send(
             given["text"] = text
         request = _request(named(operation), given, attach)
     async with AsyncExitStack() as stack:
-        amazon = await seller.open(stack)
+        amazon = await seller.open(stack, pace=pace)
         session = await amazon.session(seller.account)
         book = await record.open(stack, throwaway=seller.sandbox and record.ledger is None)
         message = Planned(order_id, request, seller.account)
@@ -157,7 +157,7 @@ async def send(
         except (InvalidMessage, LedgerError):
             raise
         except MessagingError as error:
-            return await _unsent(error, session, message, record.ledger)
+            return await _unsent(error, session, message, record)
     say("sent" if is_new else "sent before, as the ledger knows; nothing was sent now")
     return ALL_SENT
 
@@ -211,7 +211,7 @@ def _request(
     return request
 
 
-async def _campaign(message: Planned, book: SQLiteLedger, realm: str, *, again: bool) -> str:
+async def _campaign(message: Planned, book: Ledger, realm: str, *, again: bool) -> str:
     """Where to record it: "send", or the next one where it was refused, so that it may be mended.
 
     What was left planned there is taken up.
@@ -226,15 +226,15 @@ async def _campaign(message: Planned, book: SQLiteLedger, realm: str, *, again: 
 
 
 async def _unsent(
-    error: MessagingError, session: MessagingSession, message: Planned, ledger: Path | None
+    error: MessagingError, session: MessagingSession, message: Planned, record: Record
 ) -> int:
     """Tell what became of a message that was not sent, or is not known to be."""
     order_id = message.amazon_order_id
     tell(f"{error}{await available_now(error, session, order_id)}")
     match status_of(error):
         case "unknown":
-            there = "" if ledger is None else f" --ledger {shlex.quote(str(ledger))}"
-            settle = f"ledger resolve {shlex.quote(order_id)} {message.operation} sent{there}"
+            of = f"{shlex.quote(order_id)} {message.operation}"
+            settle = f"ledger resolve {of} sent{record.of_ledger}"
             tell(f"look at the order in Seller Central, and then: sp-messaging {settle}")
             tell("or not-sent in place of sent, and then send it again")
             return SOME_UNKNOWN

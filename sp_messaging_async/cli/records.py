@@ -17,11 +17,10 @@ from cyclopts import App
 
 from ..bulk.report import write_csv, write_html, write_json, write_table
 from ..errors import ConfigurationError, InvalidMessage
-from ..ledger import LedgerRow, Status
+from ..ledger import Ledger, LedgerRow, Status
 from ..operations import named
-from ..sqlite_ledger import SQLiteLedger
 from .app import ALL_SENT, SOME_NOT_SENT, app
-from .options import Flag, Record, ledger_file
+from .options import Flag, Record
 from .terminal import plural, say
 
 __all__ = ["books", "report"]
@@ -49,7 +48,7 @@ async def list_(
     show_text:
         Show what is to be sent; it is erased once a message is settled.
     """
-    async with SQLiteLedger(_existing(record.ledger)) as book:
+    async with record.place.existing() as book:
         async for row in _all_rows(book, campaign, status):
             reason = f": {row.error}" if row.error else ""
             say(f"{row.status:8} {row.amazon_order_id} {row.operation} ({row.campaign}){reason}")
@@ -90,7 +89,7 @@ async def resolve(
         say(f"{from_csv} has no rows")
         return SOME_NOT_SENT
     missing = 0
-    async with SQLiteLedger(_existing(record.ledger)) as book:
+    async with record.place.existing() as book:
         for amazon_order_id, name, answer in given:
             number = await book.resolve(
                 amazon_order_id, named(name).name, sent=answer == "sent", campaign=campaign
@@ -153,7 +152,7 @@ async def purge(*, older_than: str, record: Record = Record()) -> None:
         How old: 30d, 12h or 90m. Messages of unknown outcome are kept until they are resolved.
     """
     before = datetime.now(UTC) - _age(older_than)
-    async with SQLiteLedger(_existing(record.ledger)) as book:
+    async with record.place.existing() as book:
         number = await book.purge(before)
         unknown = (await book.counts()).get("unknown", 0)
     kept = f"; {plural(unknown, 'unknown one')} kept" if unknown else ""
@@ -170,25 +169,14 @@ def _age(text: str) -> timedelta:
 
 @books.command
 async def salvage(*, record: Record = Record()) -> None:
-    """Open a ledger that lost its last commits: all that is planned becomes unknown."""
-    book = SQLiteLedger(_existing(record.ledger))
-    try:
-        number = await book.salvage()
-    finally:
-        await book.aclose()
+    """Open a ledger in a file that lost its last commits: all that is planned becomes unknown."""
+    number = await record.place.salvage()
     are = "is" if number == 1 else "are"
     say(f"{plural(number, 'message')} {are} unknown now; see sp-messaging ledger resolve")
 
 
-def _existing(given: Path | None) -> Path:
-    path = ledger_file(given)
-    if not path.exists():
-        raise ConfigurationError(f"there is no ledger {path}; name one with --ledger")
-    return path
-
-
 async def _all_rows(
-    book: SQLiteLedger, campaign: str | None, status: Status | None = None
+    book: Ledger, campaign: str | None, status: Status | None = None
 ) -> AsyncIterator[LedgerRow]:
     after = 0
     while rows := await book.rows(campaign=campaign, status=status, after=after):
@@ -222,15 +210,16 @@ async def report(
     """
     if show_text and format in ("table", "html"):
         raise ConfigurationError(f"--show-text is not for --format {format}; give json or csv")
-    async with SQLiteLedger(_existing(record.ledger)) as book:
+    place = record.place
+    async with place.existing() as book:
         rows = _all_rows(book, campaign)
-        with _output(output, other_than=book.path) as file:
+        with _output(output, other_than=place.file) as file:
             match format:
                 case "table":
                     write_table(await book.counts(campaign=campaign), file)
                 case "html":
                     now = datetime.now(UTC)
-                    ledger = record.ledger
+                    ledger = record.named
                     await write_html(rows, file, campaign=campaign, made_at=now, ledger=ledger)
                 case "csv":
                     await write_csv(rows, file, show_text=show_text)
@@ -240,11 +229,11 @@ async def report(
 
 
 @contextmanager
-def _output(path: Path | None, *, other_than: Path) -> Iterator[TextIO]:
+def _output(path: Path | None, *, other_than: Path | None) -> Iterator[TextIO]:
     if path is None:
         yield sys.stdout
         return
-    if path.exists() and path.samefile(other_than):
+    if other_than is not None and path.exists() and path.samefile(other_than):
         raise ConfigurationError("--output names the ledger itself; name another file")
     try:
         is_device = path.exists() and not path.is_file()  # or a folder, which cannot be opened
