@@ -36,7 +36,7 @@ _COLUMNS = (
 def write_table(counts: Mapping[Status, int], file: TextIO) -> None:
     """The number of messages of each status."""
     table = Table("status", "messages")
-    for status, number in counts.items():
+    for status, number in sorted(counts.items()):
         table.add_row(status, str(number))
     table.add_section()
     table.add_row("all", str(sum(counts.values())))
@@ -51,7 +51,7 @@ async def write_json(
     show_text: bool = False,
 ) -> None:
     """One object: {"counts": {status: number}, "rows": [{"order_id": …}]}."""
-    file.write(f'{{"counts": {json.dumps(dict(counts))}, "rows": [')
+    file.write(f'{{"counts": {json.dumps(dict(sorted(counts.items())))}, "rows": [')
     separator = "\n"
     async for row in rows:
         file.write(separator + json.dumps(_values(row, show_text=show_text), ensure_ascii=False))

@@ -35,19 +35,17 @@ def ledger_at(given: str | None) -> LedgerFile | LedgerDatabase:
 
     Raises ConfigurationError for an address of neither kind, or where the extra is missing.
     """
-    if given is None:
-        return LedgerFile(_own_file())
-    url = _URL.match(given)
-    if url is None:
-        return LedgerFile(Path(given))
-    if url[1] not in _SCHEMES:
-        raise ConfigurationError(f"--ledger takes a file or {_FORM}, not {url[0]}…")
-    return LedgerDatabase.of(given)
+    return database_at(given) or LedgerFile(_own_file() if given is None else Path(given))
 
 
 def database_at(given: str | None) -> LedgerDatabase | None:
     """The same of a database alone; None for a file."""
-    return LedgerDatabase.of(given) if given is not None and _URL.match(given) else None
+    url = None if given is None else _URL.match(given)
+    if given is None or url is None:
+        return None
+    if url[1] not in _SCHEMES:
+        raise ConfigurationError(f"--ledger takes a file or {_FORM}, not {url[0]}…")
+    return LedgerDatabase.of(given)
 
 
 def _own_file() -> Path:

@@ -308,7 +308,8 @@ def _show_enrolled(
 
 def _show_left_alone(talk: Talk, enrolled: Enrolled, campaign: str) -> None:
     if enrolled.left_alone:
-        counts = ", ".join(f"{number:,} {name}" for name, number in enrolled.left_alone.items())
+        found = sorted(enrolled.left_alone.items())
+        counts = ", ".join(f"{number:,} {name}" for name, number in found)
         talk.mention(f"left alone, by what the ledger knows: {counts}")
         for row in enrolled.some_left_alone:
             if row.status != "sent" or row.campaign not in (None, campaign):
