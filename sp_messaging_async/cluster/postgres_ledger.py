@@ -56,8 +56,7 @@ Found: TypeAlias = dict[str, Any]
 _LARGEST_GROUP = 1000  # intents and settlements that are committed together
 _MANY = 10_000  # new rows that change what the database knows of its table
 _SAMPLE = 20  # rows named in an Enrolled
-_LEASE = 20.0  # seconds that a campaign stays its holder's without a word of it
-_RENEWED = 5.0  # seconds between two such words
+_RENEWED = 5.0  # seconds between two words of a holder's, or a quarter of a shorter lease
 _ROUNDS = 10  # times that a plan is made anew because others plan the same
 
 # So that a machine which is gone is noticed; what the address says itself has precedence.
@@ -95,6 +94,8 @@ class PostgresLedger:
     schema: where in the database its tables are; `create` makes them.
     connections: the most that are open at once, beside one for each list being enrolled.
     patience: seconds to wait for a database that does not answer, before LedgerError.
+    lease: seconds that a campaign, or a share of one, stays its holder's without a word of it; the
+        same for all who send from the ledger.
 
     Open it as an async context manager, or let the first use do so and call `aclose`. Every method
     raises LedgerError when the database cannot be used, and nothing is sent then. It belongs to one
@@ -109,7 +110,11 @@ class PostgresLedger:
         schema: str = "sp_messaging",
         connections: int = 4,
         patience: float = 30.0,
+        lease: float = 20.0,
     ) -> None:
+        if not lease > 0:
+            raise ConfigurationError(f"a lease of {lease} s is none; give more than 0")
+        self.lease = lease
         self._address = _Address.of(dsn, schema)
         self._connections = connections
         self._patience = patience
@@ -203,7 +208,7 @@ class PostgresLedger:
     async def campaign_lock(self, campaign: str = DEFAULT_CAMPAIGN) -> AsyncIterator[None]:
         """Held while a run sends a campaign's rows; refused while another process holds it.
 
-        One that has not been heard of for 20 seconds holds it no more. What it was sending becomes
+        One that has not been heard of for the time of a lease holds it no more. What it was sending becomes
         `unknown` when its intents have expired, and its runs make no more of them.
         """
         async with self._lease(campaign, "") as holder:
@@ -291,6 +296,12 @@ class PostgresLedger:
 
     # Beyond it: a run's work shared out
 
+    async def realm(self) -> str | None:
+        """What it calls the endpoint that it is of; None if nothing was planned in it yet."""
+        engine = await self._settled()
+        found = await engine.found("fact", {"name": "endpoint"})
+        return str(found[0]["value"]) if found else None
+
     async def shares(self, run: str) -> list[Share]:
         """What a run has yet to send, for each account."""
         engine = await self._settled()
@@ -307,9 +318,9 @@ class PostgresLedger:
             not overlap.
 
         Gives a ledger whose lanes are those of the share, for a `CampaignRun`. Refused while
-        another process holds the same share, or the campaign; one that has not been heard of for 20
-        seconds does not. A share that was lost meanwhile permits no intent: LedgerError ends its
-        run.
+        another process holds the same share, or the campaign; one that has not been heard of for
+        the time of a lease does not. A share that was lost meanwhile permits no intent: LedgerError
+        ends its run.
         """
         engine = await self._settled()
         found = await engine.found("campaign of run", {"run": run})
@@ -323,14 +334,14 @@ class PostgresLedger:
     @asynccontextmanager
     async def _lease(self, campaign: str, part: str) -> AsyncIterator[uuid.UUID]:
         engine, holder = await self._settled(), uuid.uuid4()
-        in_the_way = await engine.take_lease(campaign, part, holder)
+        in_the_way = await engine.take_lease(campaign, part, holder, self.lease)
         if in_the_way is not None:
             what = f"campaign {campaign!r}" + (f", {part}," if part else "")
             raise LedgerError(
                 f"{what} is being sent by {in_the_way}; wait for it, or stop it first (one that "
-                f"was killed holds it for {_LEASE:.0f} s more)"
+                f"was killed holds it for {self.lease:.0f} s more)"
             )
-        renewing = asyncio.create_task(engine.renew_lease(holder))
+        renewing = asyncio.create_task(engine.renew_lease(holder, self.lease))
         try:
             yield holder
         finally:
@@ -376,6 +387,7 @@ class _SharedLedger(PostgresLedger):
     def __init__(
         self, ledger: PostgresLedger, holder: uuid.UUID, account: str, places: list[str] | None
     ) -> None:
+        self.lease = ledger.lease
         self._whole = ledger
         self._address = ledger._address
         self._holder = holder
@@ -786,7 +798,9 @@ class _Engine:
 
         return await self._attempts(work, once=once)
 
-    async def take_lease(self, campaign: str, part: str, holder: uuid.UUID) -> str | None:
+    async def take_lease(
+        self, campaign: str, part: str, holder: uuid.UUID, seconds: float
+    ) -> str | None:
         """Take a campaign, or a part of it; returns who is in the way, if somebody is."""
         described = f"process {os.getpid()} on {socket.gethostname()}"
         values = {"campaign": campaign, "part": part, "holder": holder, "described": described}
@@ -796,25 +810,25 @@ class _Engine:
             lock = {"schema": self._address.schema, "campaign": f"{campaign} lease"}
             await self._run(connection, "lock merging", **lock)
             # One that was taken by a commit in doubt is there already.
-            renewed = await self._run(connection, "renew lease", seconds=_LEASE, **values)
+            renewed = await self._run(connection, "renew lease", seconds=seconds, **values)
             if not renewed.rowcount:
                 cursor = await self._run(connection, "take lease", **values)
                 found = await cursor.fetchone()
                 if found is not None:
                     return str(found["described"])
-                await self._run(connection, "write lease", seconds=_LEASE, **values)
+                await self._run(connection, "write lease", seconds=seconds, **values)
             await self._run(connection, "commit")
             return None
 
         return await self._attempts(work)
 
-    async def renew_lease(self, holder: uuid.UUID) -> None:
+    async def renew_lease(self, holder: uuid.UUID, seconds: float) -> None:
         """Hold a lease, again and again, until it is lost."""
         is_held = True
         while is_held:
-            await asyncio.sleep(_RENEWED)
+            await asyncio.sleep(min(_RENEWED, seconds / 4))
             with contextlib.suppress(LedgerError):  # tried again soon
-                is_held = bool(await self.done("renew lease", holder=holder, seconds=_LEASE))
+                is_held = bool(await self.done("renew lease", holder=holder, seconds=seconds))
 
     @asynccontextmanager
     async def enrolling(self) -> AsyncIterator[_Staging]:
