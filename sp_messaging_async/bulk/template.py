@@ -72,6 +72,14 @@ class Template:
             _refuse(path, "default_locale", f"{default!r} has no text; give it one under [text]")
         return cls(path.name, _operation(path, entries), default, texts, compiled)
 
+    @classmethod
+    def of(
+        cls, name: str, operation: str, default_locale: str, texts: Mapping[str, str]
+    ) -> Template:
+        """The template that has said this before, in another process. Raises as `load` does."""
+        compiled = _compiled(Path(name), texts)
+        return cls(name, named(operation), default_locale, texts, compiled)
+
     @cached_property
     def columns(self) -> frozenset[str]:
         """The variables of all its texts."""
