@@ -208,8 +208,8 @@ class PostgresLedger:
     async def campaign_lock(self, campaign: str = DEFAULT_CAMPAIGN) -> AsyncIterator[None]:
         """Held while a run sends a campaign's rows; refused while another process holds it.
 
-        One that has not been heard of for the time of a lease holds it no more. What it was sending becomes
-        `unknown` when its intents have expired, and its runs make no more of them.
+        One that has not been heard of for the time of a lease holds it no more. What it was sending
+        becomes `unknown` when its intents have expired, and its runs make no more of them.
         """
         async with self._lease(campaign, "") as holder:
             self._leases[campaign] = holder
