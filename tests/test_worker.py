@@ -1,4 +1,4 @@
-"""Workers: processes that share campaigns out, and are killed, stopped and cut off at their work."""
+"""Workers: processes that share campaigns out, and are killed, stopped and cut off meanwhile."""
 
 from __future__ import annotations
 

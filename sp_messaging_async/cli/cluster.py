@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 from rich.table import Table
@@ -21,11 +21,13 @@ from ..cluster.worker import CampaignStatus, ClusterStatus, Worker, credentials_
 from ..errors import ConfigurationError
 from ..ledger import Status
 from ..marketplaces import is_loopback
-from ..throttle import Throttle
 from . import terminal
 from .app import ALL_SENT, SOME_NOT_SENT, STOPPED, app
 from .options import Flag
 from .terminal import plural, say, shown
+
+if TYPE_CHECKING:
+    from ..cluster.redis_throttle import RedisThrottle
 
 __all__ = ["cluster", "worker"]
 
@@ -81,11 +83,12 @@ async def worker(
     sys.path.insert(0, os.getcwd())  # noqa: PTH109 - where module:function is looked for first
     async with AsyncExitStack() as stack:
         stack.enter_context(_told())
+        shared = await stack.enter_async_context(_redis(throttle)) if throttle else None
         book = await stack.enter_async_context(PostgresLedger(ledger, lease=takeover))
         serving = Worker(
             book,
             credentials_of(credentials),
-            throttle=_redis(throttle) if throttle else None,
+            throttle=shared,
             concurrency=concurrency,
             health_port=health_port,
             health_host=health_host,
@@ -106,15 +109,10 @@ def _check_health(port: int | None, host: str, *, allow_remote: bool) -> None:
         )
 
 
-def _redis(url: str) -> Throttle:
-    try:
-        from ..cluster.redis_throttle import (  # type: ignore[import-not-found,unused-ignore]
-            RedisThrottle,
-        )
-    except ImportError:
-        raise ConfigurationError.of_missing_extra("--throttle needs the", "redis") from None
-    made: Throttle = RedisThrottle(url)
-    return made
+def _redis(url: str) -> RedisThrottle:
+    from ..cluster.redis_throttle import RedisThrottle  # for whoever has one
+
+    return RedisThrottle(url)
 
 
 @contextmanager
