@@ -16,6 +16,7 @@ from attrs import field, frozen
 from ..credentials import ReadableByOthersWarning
 from ..errors import ConfigurationError
 from ..ledger import Ledger
+from ..marketplaces import Marketplace
 from ..sqlite_ledger import SQLiteLedger
 
 if TYPE_CHECKING:
@@ -145,11 +146,18 @@ class LedgerDatabase:
             "PostgreSQL, restore a backup"
         )
 
-    async def enqueue(self, run: str, *, template: Template | None, check_actions: bool) -> None:
-        """Share a run out to the workers, while the ledger is open."""
+    async def enqueue(
+        self, run: str, place: Marketplace, *, template: Template | None, check_actions: bool
+    ) -> None:
+        """Share a run out to the workers, while the ledger is open.
+
+        place: the marketplace of rows that name none.
+        """
         from ..cluster.worker import enqueue  # type: ignore[import-not-found, unused-ignore]
 
-        await enqueue(self.ledger, run, template=template, check_actions=check_actions)
+        await enqueue(
+            self.ledger, run, marketplace=place, template=template, check_actions=check_actions
+        )
 
 
 def _without_secrets(address: str) -> tuple[str, bool]:

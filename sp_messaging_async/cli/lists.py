@@ -454,8 +454,10 @@ async def _enqueue(
                 await _confirm(talk, book, enrolled.run, lanes, lookups, amazon)
         # No more than the campaign's lock permits may workers do, so they are told without it.
         if lanes:
-            await workers.enqueue(enrolled.run, template=template, check_actions=check_actions)
-            _show_enqueued(talk, lanes, recording, amazon)
+            await workers.enqueue(
+                enrolled.run, amazon.place, template=template, check_actions=check_actions
+            )
+            _show_enqueued(talk, lanes, recording)
         else:
             await book.end_run(enrolled.run)
             if not (enrolled.left_alone or problems.total):
@@ -472,7 +474,7 @@ async def _enqueue(
     return status
 
 
-def _show_enqueued(talk: Talk, lanes: Sequence[Lane], recording: Recording, amazon: Amazon) -> None:
+def _show_enqueued(talk: Talk, lanes: Sequence[Lane], recording: Recording) -> None:
     accounts = plural(len({lane.account for lane in lanes}), "account")
     messages = plural(sum(lane.number for lane in lanes), "message")
     talk.insist(f"{messages} of {accounts} handed over to the workers:")
