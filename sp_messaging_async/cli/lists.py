@@ -484,7 +484,7 @@ def _show_enqueued(talk: Talk, lanes: Sequence[Lane], recording: Recording) -> N
         talk.insist("workers read the files to attach from the same paths as this command does")
     of = recording.of_ledger
     talk.insist(f"follow it with: sp-messaging cluster status{of}")
-    talk.insist(f"without a worker nothing is sent; start one with: sp-messaging worker{of}")
+    talk.insist(f"what sends it, on any machine: sp-messaging worker --credentials FILE{of}")
 
 
 def _show_message(row: LedgerRow, reading: Reading) -> None:
