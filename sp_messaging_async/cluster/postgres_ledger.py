@@ -58,6 +58,7 @@ _MANY = 10_000  # new rows that change what the database knows of its table
 _SAMPLE = 20  # rows named in an Enrolled
 _LEASE = 20.0  # seconds that a campaign stays its holder's without a word of it
 _RENEWED = 5.0  # seconds between two such words
+_RECONNECT = 3.0  # seconds after which a connection is asked for anew
 _ROUNDS = 10  # times that a plan is made anew because others plan the same
 
 # So that a machine which is gone is noticed; what the address says itself has precedence.
@@ -334,8 +335,7 @@ class PostgresLedger:
         try:
             yield holder
         finally:
-            renewing.cancel()
-            await asyncio.wait((renewing,))
+            await _ended(renewing)
             with contextlib.suppress(LedgerError):  # it expires by itself
                 await engine.done("give lease back", holder=holder)
 
@@ -743,6 +743,7 @@ class _Engine:
             kwargs={"autocommit": True, "row_factory": dict_row, "prepare_threshold": None},
             min_size=1,
             max_size=self._connections,
+            reconnect_timeout=_RECONNECT,  # or it would wait ever longer
             name=f"ledger {self._address}",
             open=False,
         )
@@ -845,7 +846,7 @@ class _Engine:
             began = False
             left = max(0.01, until - self._loop.time())
             try:
-                async with self._pool.connection(timeout=left) as connection:
+                async with self._pool.connection(timeout=min(left, _RECONNECT)) as connection:
                     began = True
                     with _cut_off(connection, until):
                         return await work(connection)
@@ -1134,6 +1135,16 @@ class _Staging:
             yield
         except Exception as error:  # whatever it is, it is told as the ledger's
             raise self._address.error(error) from None
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    """Cancel a task, and wait for its end.
+
+    Where the connection is lost as well, psycopg tells the task of that instead.
+    """
+    while not task.done():
+        task.cancel()
+        await asyncio.wait((task,), timeout=1)
 
 
 def _may_pass(error: Exception) -> bool:
