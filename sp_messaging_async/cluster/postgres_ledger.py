@@ -57,6 +57,7 @@ _LARGEST_GROUP = 1000  # intents and settlements that are committed together
 _MANY = 10_000  # new rows that change what the database knows of its table
 _SAMPLE = 20  # rows named in an Enrolled
 _RENEWED = 5.0  # seconds between two words of a holder's, or a quarter of a shorter lease
+_RECONNECT = 3.0  # seconds after which a connection is asked for anew
 _ROUNDS = 10  # times that a plan is made anew because others plan the same
 
 # So that a machine which is gone is noticed; what the address says itself has precedence.
@@ -345,8 +346,7 @@ class PostgresLedger:
         try:
             yield holder
         finally:
-            renewing.cancel()
-            await asyncio.wait((renewing,))
+            await _ended(renewing)
             with contextlib.suppress(LedgerError):  # it expires by itself
                 await engine.done("give lease back", holder=holder)
 
@@ -755,6 +755,7 @@ class _Engine:
             kwargs={"autocommit": True, "row_factory": dict_row, "prepare_threshold": None},
             min_size=1,
             max_size=self._connections,
+            reconnect_timeout=_RECONNECT,  # or it would wait ever longer
             name=f"ledger {self._address}",
             open=False,
         )
@@ -859,7 +860,7 @@ class _Engine:
             began = False
             left = max(0.01, until - self._loop.time())
             try:
-                async with self._pool.connection(timeout=left) as connection:
+                async with self._pool.connection(timeout=min(left, _RECONNECT)) as connection:
                     began = True
                     with _cut_off(connection, until):
                         return await work(connection)
@@ -1148,6 +1149,16 @@ class _Staging:
             yield
         except Exception as error:  # whatever it is, it is told as the ledger's
             raise self._address.error(error) from None
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    """Cancel a task, and wait for its end.
+
+    Where the connection is lost as well, psycopg tells the task of that instead.
+    """
+    while not task.done():
+        task.cancel()
+        await asyncio.wait((task,), timeout=1)
 
 
 def _may_pass(error: Exception) -> bool:
