@@ -447,22 +447,24 @@ async def test_health(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None
     await cluster.enqueue({"a": 3})
     async with proxy_to(cluster.postgres.port) as proxy:
         monkeypatch.setattr(Cluster, "dsn", lambda self, port=0: dsn_at(self, proxy.port))
-        async with at_work(cluster, monkeypatch, health_port=0) as worker:
-            async with aiohttp.ClientSession() as http:
-                await cluster.delivers(3)
-                await until(lambda: worker.health.outcomes["sent"] == 3)
-                await until(lambda: worker.health.state == "serving")
-                answer = await ask(http, worker, "ready")
-                assert answer.pop("last_heartbeat")
-                counts = {"sent": 3, "unknown": 0, "rejected": 0, "skipped": 0}
-                assert answer.pop("jobs") in (0, 1)
-                assert answer == {"status": 200, "state": "serving", **counts}
-                cut(proxy)
-                await until(lambda: worker.health.state == "cut off")
-                assert (await ask(http, worker, "ready"))["status"] == 503
-                assert (await ask(http, worker, "live"))["status"] == 200
-                proxy.refuses = False
-                await until(lambda: worker.health.state == "serving")
+        async with (
+            at_work(cluster, monkeypatch, health_port=0) as worker,
+            aiohttp.ClientSession() as http,
+        ):
+            await cluster.delivers(3)
+            await until(lambda: worker.health.outcomes["sent"] == 3)
+            await until(lambda: worker.health.state == "serving")
+            answer = await ask(http, worker, "ready")
+            assert answer.pop("last_heartbeat")
+            counts = {"sent": 3, "unknown": 0, "rejected": 0, "skipped": 0}
+            assert answer.pop("jobs") in (0, 1)
+            assert answer == {"status": 200, "state": "serving", **counts}
+            cut(proxy)
+            await until(lambda: worker.health.state == "cut off")
+            assert (await ask(http, worker, "ready"))["status"] == 503
+            assert (await ask(http, worker, "live"))["status"] == 200
+            proxy.refuses = False
+            await until(lambda: worker.health.state == "serving")
 
 
 def dsn_at(cluster: Cluster, port: int) -> str:

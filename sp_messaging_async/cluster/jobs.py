@@ -57,6 +57,7 @@ TASK = "sp_messaging_async: send a share"
 _QUEUE = "shares"
 _FACT = "procrastinate"  # the ledger's name for the version of Procrastinate's tables
 _PAUSE = 0.5  # seconds between attempts to reach a database that is away
+_RECONNECT = 3.0  # seconds after which a connection is asked for anew
 _BATCH = 1000  # jobs that are enqueued together
 _ROUNDS = 20  # times that jobs are enqueued anew because others enqueue the same
 
@@ -257,7 +258,8 @@ class _Connector(PsycopgConnector):
             configure=configure,
             min_size=1,
             max_size=connections,
-            timeout=10.0,
+            timeout=_RECONNECT,
+            reconnect_timeout=_RECONNECT,  # or it would wait ever longer
             name=f"jobs of {address}",
         )
 
