@@ -346,7 +346,7 @@ class PostgresLedger:
         try:
             yield holder
         finally:
-            await _ended(renewing)
+            await ended(renewing)
             with contextlib.suppress(LedgerError):  # it expires by itself
                 await engine.done("give lease back", holder=holder)
 
@@ -1151,7 +1151,7 @@ class _Staging:
             raise self._address.error(error) from None
 
 
-async def _ended(task: asyncio.Task[None]) -> None:
+async def ended(task: asyncio.Task[None]) -> None:
     """Cancel a task, and wait for its end.
 
     Where the connection is lost as well, psycopg tells the task of that instead.
