@@ -165,7 +165,8 @@ _usual = options.Amazon.__init__
 
 
 def _without_waiting(amazon: options.Amazon, *args: Any) -> None:
-    _usual(amazon, *args, LocalThrottle(FAST, headroom=0))
+    *others, _ = args  # the throttle is the last
+    _usual(amazon, *others, LocalThrottle(FAST, headroom=0))
 
 
 if __name__ == "__main__":

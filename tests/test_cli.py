@@ -75,9 +75,10 @@ def test_every_command_and_option_is_explained() -> None:
 @pytest.mark.parametrize("of", list(commands(cli.app)), ids=lambda of: of.name[0])
 def test_help_is_for_everyone(command: Command, of: App) -> None:
     """Help is shown without credentials or a ledger, and shows nothing of those there are."""
-    words = {"list": ["ledger"], "resolve": ["ledger"], "purge": ["ledger"], "salvage": ["ledger"]}
+    words = dict.fromkeys(("list", "resolve", "purge", "salvage"), "ledger")
+    words |= dict.fromkeys(("init", "status"), "cluster")
     name = of.name[0]
-    path = [] if name == "sp-messaging" else [*words.get(name, []), name]
+    path = [] if name == "sp-messaging" else [word for word in (words.get(name), name) if word]
     status, output = command(*path, "--help", LWA_APP_ID="canary-client")
     assert (status, "Usage: ") == (0, output[:7])
     assert "canary" not in output

@@ -1,4 +1,4 @@
-"""Workers: processes that share campaigns out, and are killed, stopped and cut off meanwhile."""
+"""Workers: processes that share campaigns, and are killed, stopped and cut off at their work."""
 
 from __future__ import annotations
 
@@ -398,19 +398,21 @@ FAILED = "SELECT count(*) FROM procrastinate_jobs WHERE status = 'failed'"
 async def test_cut_off_from_the_database(cluster: Cluster, postgres: Postgres) -> None:
     """A worker writes nothing of which the intent is not committed, and others take over."""
     await cluster.enqueue({"a": 200, "b": 200})
-    async with proxy_to(postgres.port) as proxy:
-        async with cluster.worker(port=proxy.port, plan=(50, 5)) as first:
-            await cluster.delivers(40)
-            cut(proxy)
-            async with cluster.worker(plan=(200, 20)) as second:
-                await cluster.delivers(200)  # so somebody else does
-                delivered = set(cluster.delivered())  # each of which was intended before
-                planned = await cluster.ledger.rows(status="planned")
-                assert not delivered & {(row.amazon_order_id, row.operation) for row in planned}
-                await cluster.is_drained()
-                await stopped(second)
-            proxy.refuses = False
-            await stopped(first)
+    async with contextlib.AsyncExitStack() as stack:
+        proxy = await stack.enter_async_context(proxy_to(postgres.port))
+        working = cluster.worker(port=proxy.port, plan=(50, 5))
+        first = await stack.enter_async_context(working)
+        await cluster.delivers(40)
+        cut(proxy)
+        async with cluster.worker(plan=(200, 20)) as second:
+            await cluster.delivers(200)  # so somebody else does
+            delivered = set(cluster.delivered())  # each of which was intended before
+            planned = await cluster.ledger.rows(status="planned")
+            assert not delivered & {(row.amazon_order_id, row.operation) for row in planned}
+            await cluster.is_drained()
+            await stopped(second)
+        proxy.refuses = False
+        await stopped(first)
     rows = await cluster.rows()
     assert set(Counter(rows.values())) <= {"sent", "unknown"}
     assert set(cluster.delivered().values()) == {1}

@@ -265,7 +265,9 @@ class _Connector(PsycopgConnector):
 
     async def listen_notify(self, on_notification: Notify, channels: Iterable[str]) -> None:
         """Listen, however often the connection is lost; what is missed meanwhile is polled for."""
-        while True:
+        task = asyncio.current_task()
+        # One that is cancelled while its connection is lost is told of the connection only.
+        while task is None or not task.cancelling():
             with contextlib.suppress(exceptions.ConnectorException):
                 await super().listen_notify(on_notification, channels)
             await asyncio.sleep(_PAUSE)

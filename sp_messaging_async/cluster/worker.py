@@ -52,7 +52,7 @@ from ..session import MessagingSession
 from ..throttle import LocalThrottle, Throttle
 from ..transport import connector
 from .health import Health, State, served
-from .postgres_ledger import PostgresLedger, Share
+from .postgres_ledger import PostgresLedger, Share, ended
 
 if TYPE_CHECKING:  # Procrastinate, an extra, which is imported when it is needed
     from .jobs import Engine, Job, Queue, Taken
@@ -370,8 +370,7 @@ class Worker:
         try:
             yield
         finally:
-            looking.cancel()
-            await asyncio.wait((looking,))
+            await ended(looking)
 
     async def _look(self, queue: Queue) -> None:
         unheard: set[Taken] = set()
