@@ -153,7 +153,7 @@ class LedgerDatabase:
 
         place: the marketplace of rows that name none.
         """
-        from ..cluster.worker import enqueue  # type: ignore[import-not-found, unused-ignore]
+        from ..cluster.worker import enqueue
 
         await enqueue(
             self.ledger, run, marketplace=place, template=template, check_actions=check_actions

@@ -30,9 +30,7 @@ from . import exchanges
 from .ledgers import LedgerDatabase, LedgerFile, database_at, ledger_at
 
 if TYPE_CHECKING:
-    from ..cluster.redis_throttle import (  # type: ignore[import-not-found, unused-ignore]
-        RedisThrottle,
-    )
+    from ..cluster.redis_throttle import RedisThrottle
     from ..sandbox import Sandbox
 
 __all__ = [
@@ -207,12 +205,9 @@ class Pace:
         """The throttle, for as long as the stack is open."""
         if self.throttle is None:
             return LocalThrottle()
-        from ..cluster.redis_throttle import (  # type: ignore[import-not-found, unused-ignore]
-            RedisThrottle,
-        )
+        from ..cluster.redis_throttle import RedisThrottle  # for whoever has one
 
-        throttle: RedisThrottle = RedisThrottle(self.throttle)
-        return await stack.enter_async_context(throttle)
+        return await stack.enter_async_context(RedisThrottle(self.throttle))
 
 
 def source_of(account: str, file: Path | None) -> str:

@@ -382,9 +382,6 @@ class Worker:
                     _log.warning("%d jobs of a worker that is gone are taken over", number)
             except LedgerError as error:
                 _log.warning("%s", error)
-            # A database that is away may answer a cancellation with an error of its own.
-            if asyncio.current_task().cancelling():  # type: ignore[union-attr]
-                return
             await asyncio.sleep(self._beat)
 
     async def _tell(self, queue: Queue) -> None:
