@@ -4,7 +4,8 @@
 
 A local Amazon enforces 1 send a second with a burst of 5. The first connections to it are 300 ms
 late, and every request 0 to 200 ms. Handed over at once are 30 sends and 300 (about 300 seconds);
-and in bursts of 12 every 30 seconds, 1,200 sends, in which all times are ten times shorter. Beside
+and in bursts of 12 every 30 seconds, 1,200 sends, by five sellers with twenty bursts each, in which
+all times are halved: the shorter they are, the less may the machine stand still. Beside
 `MessagingSession` stand aiolimiter alone, as most would use it, 5 at 1/s, and the other clients
 with 30 sends. All run at once, as all but wait, each client in a process of its own against a
 bucket of its own. An ideal client lets 5 go at once, and then one a second.
@@ -15,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import random
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from types import TracebackType
@@ -42,7 +43,7 @@ from sp_messaging_async.sandbox import Sandbox
 OPERATION = "createConfirmDeliveryDetails"
 TEXT = "We deliver on Thursday between 9 and 12. Is somebody at home then?"
 LATE, JITTER = 0.3, 0.2  # seconds
-SHORTER = 10
+SHORTER = 2
 WATCHED = 0.01  # seconds
 
 LATEST = "≤ 1.05"  # seconds after the ideal
@@ -59,12 +60,13 @@ NOTE = "the other clients: " + "; ".join(f"{name}: {how}" for name, how in PEERS
 
 @frozen
 class Scenario:
-    """`times` bursts of `size` sends, every so many seconds."""
+    """`times` bursts of `size` sends, every so many seconds, by each of `sellers`."""
 
     size: int
     times: int = 1
     every: float = 0.0
     shorter: float = 1.0
+    sellers: int = 1
 
     @property
     def plan(self) -> UsagePlan:
@@ -72,12 +74,14 @@ class Scenario:
 
     @property
     def count(self) -> int:
+        """Sends of a seller."""
         return self.size * self.times
 
     def __str__(self) -> str:
         if self.times == 1:
             return f"{self.count} sends at {self.plan.rate:g}/s"
-        return f"{self.count:,} in bursts of {self.size} every {self.every * self.shorter:g} s"
+        every = self.every * self.shorter
+        return f"{self.count * self.sellers:,} in bursts of {self.size} every {every:g} s"
 
     def words(self) -> tuple[object, ...]:
         """What a client is told of it."""
@@ -112,7 +116,7 @@ class Result:
 
 
 SHORT, LONG = Scenario(30), Scenario(300)
-BURSTS = Scenario(12, times=100, every=30 / SHORTER, shorter=SHORTER)
+BURSTS = Scenario(12, times=20, every=30 / SHORTER, shorter=SHORTER, sellers=5)
 QUICK = Scenario(7)
 
 Command = Callable[[str, str], list[str]]
@@ -298,14 +302,41 @@ CLIENTS = {OURS: session, ALONE: aiolimiter_alone}
 # The table
 
 
-async def results(contestants: Sequence[tuple[str, Scenario]]) -> list[Result | str]:
+Contestant = tuple[str, Scenario]
+
+
+async def results(contestants: Sequence[Contestant]) -> dict[Contestant, Result | str]:
     """What became of every client in its scenario."""
-    threads = ThreadPoolExecutor(len(contestants))
+    players = [each for each in contestants for _ in range(each[1].sellers)]
+    threads = ThreadPoolExecutor(len(players))
     asyncio.get_running_loop().set_default_executor(threads)
-    start = asyncio.Barrier(len(contestants))
-    return await asyncio.gather(
-        *(played(scenario, _command(name, scenario), start) for name, scenario in contestants)
+    start = asyncio.Barrier(len(players))
+    found = await asyncio.gather(
+        *(played(scenario, _command(name, scenario), start) for name, scenario in players)
     )
+    by_contestant: dict[Contestant, list[Result | str]] = {}
+    for player, result in zip(players, found, strict=True):
+        by_contestant.setdefault(player, []).append(result)
+    return {contestant: _together(each) for contestant, each in by_contestant.items()}
+
+
+def _together(found: list[Result | str]) -> Result | str:
+    """The results of one client for all sellers as one."""
+    results = [each for each in found if isinstance(each, Result)]
+    if len(results) < len(found):
+        return next(each for each in found if isinstance(each, str))
+    return Result(
+        refused=sum(each.refused for each in results),
+        failed=sum(each.failed for each in results),
+        seconds=max(each.seconds for each in results),
+        last=_latest(each.last for each in results),
+        late=_latest(each.late for each in results),
+        server_late=max(each.server_late for each in results),
+    )
+
+
+def _latest(seconds: Iterable[float | None]) -> float | None:
+    return max((each for each in seconds if each is not None), default=None)
 
 
 def _command(name: str, scenario: Scenario) -> Command:
@@ -321,7 +352,7 @@ def rows(quick: bool = False) -> list[Row]:
     if not quick:
         peers.python()  # Installing is no part of what is measured.
         contestants += [(name, SHORT) for name in PEERS]
-    found = dict(zip(contestants, asyncio.run(results(contestants)), strict=True))
+    found = asyncio.run(results(contestants))
     return [
         row
         for scenario in scenarios

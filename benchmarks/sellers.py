@@ -262,7 +262,9 @@ def credentials(count: int) -> list[Credentials]:
 
 
 def shared_http() -> aiohttp.ClientSession:
-    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+    # As an application has one, with aiohttp's limit of a hundred connections. Without a limit, a
+    # loop that falls behind opens thousands, each cold in every cache, and stays behind.
+    return aiohttp.ClientSession()
 
 
 def session(url: str, seller: Credentials, http: aiohttp.ClientSession) -> MessagingSession:
