@@ -65,6 +65,16 @@ def pytest_configure(config: pytest.Config) -> None:
             os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(IN_MEMORY))
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """One process for chosen tests, which are few, and for the long ones, which look at the clock.
+
+    None leaves it to xdist, which takes one for each core.
+    """
+    is_whole_suite = config.args == config.getini("testpaths")
+    looks_at_the_clock = config.option.markexpr in ("long", "clients")
+    return None if is_whole_suite and not looks_at_the_clock else 0
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     """A test that waits for what never comes fails, and tells where every thread stands."""

@@ -100,7 +100,7 @@ def test_the_ideal_of_a_scenario() -> None:
     """Five go at once, then one each time the rate allows; bursts wait for their time."""
     assert SHORT.ideal() == pytest.approx(25)
     assert LONG.ideal() == pytest.approx(295)
-    assert BURSTS.ideal() == pytest.approx(99 * 3 + 0.7)
+    assert BURSTS.ideal() == pytest.approx(19 * 15 + 3.5)
 
 
 def test_other_clients_are_pinned() -> None:
