@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import itertools
 import logging
 import math
 from urllib.parse import urlencode
@@ -180,7 +179,9 @@ class TokenSource:
         timeout: float,  # noqa: ASYNC109
     ) -> _AccessToken:
         request = _token_request(self._token_url, credentials)
-        for attempt in itertools.count(1):
+        attempt = 0
+        while True:
+            attempt += 1
             asked_at = asyncio.get_running_loop().time()
             try:
                 answer = await transport.exchange(request).answer(timeout)
@@ -189,14 +190,13 @@ class TokenSource:
                 failure: MessagingError = TransportError(
                     f"Login with Amazon: {error.reason}", False
                 )
-                if not error.repeatable:
-                    break
+                repeatable = error.repeatable
             except _Passing as passing:
                 failure = AuthenticationError(str(passing), passing.code, repeatable=True)
-            if attempt >= self._retry.attempts or transport.closed:
-                break
+                repeatable = True
+            if not repeatable or attempt >= self._retry.attempts or transport.closed:
+                raise failure
             await asyncio.sleep(self._retry.delay(attempt))
-        raise failure
 
 
 @frozen

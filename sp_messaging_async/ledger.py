@@ -232,33 +232,42 @@ class Ledger(Protocol):
         That is a row of any campaign if its message was, is being or may have been sent, unless
         `again`; else the campaign's own. Refuses an endpoint other than the ledger's.
         """
+        ...
 
     async def row(self, row_id: int) -> LedgerRow:
         """A row as it stands now."""
+        ...
 
     def intend(self, row_id: int, owner: str, deadline: float) -> Awaitable[bool]:
         """Commit the intent to send a planned row; False if it may not be sent (any more).
 
         deadline: seconds since 1970, by this machine's clock, after which the owner does not write.
         """
+        ...
 
     def settle(self, row_id: int, owner: str, settlement: Settlement) -> Awaitable[None]:
         """Record what became of an owner's intent, or of a row that was never written."""
+        ...
 
     def campaign_lock(self, campaign: str) -> AbstractAsyncContextManager[None]:
         """Held while a run sends a campaign's rows; refused while another process holds it."""
+        ...
 
     def enrolment(self, campaign: str, endpoint: str) -> AbstractAsyncContextManager[Enrolment]:
         """A list on its way into the ledger."""
+        ...
 
     async def lanes(self, run: str) -> list[Lane]:
         """What a run has yet to send, for each account and operation."""
+        ...
 
     async def marketplaces(self, run: str) -> list[str | None]:
         """The marketplaces of what a run has yet to send; None where the list names none."""
+        ...
 
     async def to_send(self, run: str, lane: Lane, after: int, limit: int) -> list[LedgerRow]:
         """A lane's next planned rows, by id."""
+        ...
 
     async def end_run(self, run: str) -> None:
         """Note that a run has ended, if nothing of its list is left to send."""
@@ -267,6 +276,7 @@ class Ledger(Protocol):
         self, *, campaign: str | None = None, run: str | None = None
     ) -> Mapping[Status, int]:
         """How many rows of each status: of a campaign, of a run's list, or of all."""
+        ...
 
     async def rows(
         self,
@@ -277,6 +287,7 @@ class Ledger(Protocol):
         limit: int = 1000,
     ) -> list[LedgerRow]:
         """Rows by id, a page at a time."""
+        ...
 
     async def resolve(
         self, amazon_order_id: str, operation: str, *, sent: bool, campaign: str | None = None
@@ -285,12 +296,14 @@ class Ledger(Protocol):
 
         One that was not sent is planned again.
         """
+        ...
 
     async def purge(self, before: datetime) -> int:
         """Forget final rows that last changed before; returns how many.
 
         A keyed digest of what was sent stays, so that it is not sent again.
         """
+        ...
 
     async def aclose(self) -> None:
         """Finish what was begun, and close."""
@@ -304,12 +317,14 @@ class Enrolment(Protocol):
 
     async def conflicts(self, limit: int) -> tuple[list[Conflict], int]:
         """Rows that name the order and operation of an earlier one, and differ; and how many."""
+        ...
 
     async def merge(self, *, again: bool) -> Enrolled:
         """Bring the ledger up to the list. Pairs in conflict are left out, all their rows.
 
         again: send what was sent before once more, unless a run that was to do so has not ended.
         """
+        ...
 
 
 @frozen

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path, PurePath
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from attrs import Attribute, Factory, field, fields, frozen
 
@@ -121,8 +121,9 @@ def _aware(instance: object, attribute: Attribute[datetime | None], value: objec
         raise refuse(attribute.name, f"{value.isoformat()} is a time that UTC has not") from None
 
 
-def _as_tuple(value: object) -> object:
-    return tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else value
+def _as_tuple(value: Iterable[Attachment | LocalFile]) -> Attached:
+    is_list = isinstance(value, Iterable) and not isinstance(value, str)
+    return cast("Attached", tuple(value) if is_list else value)  # if not, the validator says so
 
 
 def _between(least: int, most: int) -> Callable[[object, Attribute[Attached], Attached], None]:

@@ -849,12 +849,14 @@ class Gate(Protocol):
     @property
     def is_open(self) -> bool:
         """Whether a call may line up for its plan."""
+        ...
 
     async def opens(self) -> None:
         """Return when it is open."""
 
     def enter(self) -> bool:
         """Whether the call may go now, its plan having let it go."""
+        ...
 
 
 class Patience:

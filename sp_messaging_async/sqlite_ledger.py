@@ -15,7 +15,6 @@ import asyncio
 import contextlib
 import functools
 import hashlib
-import importlib.resources
 import itertools
 import json
 import os
@@ -636,7 +635,7 @@ class _Database:
 
 @functools.cache
 def _statements() -> Mapping[str, str]:
-    text = (importlib.resources.files(__package__) / "ledger.sql").read_text("utf-8")
+    text = Path(__file__).with_name("ledger.sql").read_text("utf-8")
     statements: dict[str, str] = {}
     for block in text.split("\n-- ")[1:]:
         name, _, statement = block.partition("\n")

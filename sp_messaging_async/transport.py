@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import errno
 import io
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any
 
 import aiohttp
@@ -262,13 +262,13 @@ class _WatchedPayload(BytesPayload):
     write_began = False
     lapsed: Callable[[], bool] | None = None
 
-    def write_with_length(
+    async def write_with_length(
         self, writer: AbstractStreamWriter, content_length: int | None
-    ) -> Coroutine[Any, Any, None]:
+    ) -> None:
         if self.lapsed is not None and self.lapsed():
             raise _Lapsed("the leave to write it has run out")
         self.write_began = True
-        return super().write_with_length(writer, content_length)
+        await super().write_with_length(writer, content_length)
 
 
 class _Lapsed(Exception):

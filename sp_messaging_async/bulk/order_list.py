@@ -94,7 +94,8 @@ def rows(
 
     Raises ConfigurationError for a file that cannot be opened, or an encoding that there is not.
     """
-    reader = _Reader(reading, reading.attachments_from or path.parent, marketplace)
+    folder = reading.attachments_from or path.parent
+    reader = _Reader(reading, folder, marketplace, _resolved(folder), _options(reading))
     try:
         yield from reader.rows(path)
     except cells.Unreadable as error:
@@ -153,6 +154,19 @@ class _Findings(list[Finding]):
             return None
 
 
+def _resolved(folder: Path) -> Path:
+    try:
+        return folder.resolve()
+    except (OSError, RuntimeError) as error:  # a loop of links
+        reason = type(error).__name__
+        raise ConfigurationError(f"{folder} cannot be followed ({reason})") from None
+
+
+def _options(reading: Reading) -> set[str]:
+    given = {"--text": reading.text, "--attach": reading.attachments}
+    return {option for option, value in given.items() if value}
+
+
 @frozen
 class _Reader:
     """Turns the rows of one list into messages."""
@@ -160,21 +174,8 @@ class _Reader:
     reading: Reading
     folder: Path
     marketplace: Marketplace
-    root: Path = field(init=False)  # the folder without links, which no path may lead out of
-    unused: set[str] = field(init=False)  # options of which no row has made use yet
-
-    @root.default
-    def _root(self) -> Path:
-        try:
-            return self.folder.resolve()
-        except (OSError, RuntimeError) as error:  # a loop of links
-            reason = type(error).__name__
-            raise ConfigurationError(f"{self.folder} cannot be followed ({reason})") from None
-
-    @unused.default
-    def _unused(self) -> set[str]:
-        given = {"--text": self.reading.text, "--attach": self.reading.attachments}
-        return {option for option, value in given.items() if value}
+    root: Path  # the folder without links, which no path may lead out of
+    unused: set[str]  # options of which no row has made use yet
 
     def rows(self, path: Path) -> Iterator[Listed | Problem]:
         reading = self.reading

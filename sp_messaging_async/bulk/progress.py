@@ -551,6 +551,7 @@ def _fitted(rows: Sequence[_Row], console: Console) -> list[_Column]:
     has_rates = any(row.rates for row in rows)
     accounts = _Column("account", [row.account for row in rows], is_left=True)
     wanted = accounts.width + 1 if any(row.account for row in rows) else 0
+    columns, room, bar = list[_Column](), 0, 0
     for layout in _LAYOUTS:
         columns = _columns(rows, layout)
         room = console.width - sum(column.width + 1 for column in columns) + 1
@@ -591,7 +592,7 @@ def _columns(rows: Sequence[_Row], layout: _Layout) -> list[_Column]:
 
 def _not_sent(row_of_all: _Row, layout: _Layout) -> Mapping[str, Sequence[OutcomeStatus]]:
     """The statuses that have a column, by its head."""
-    found = [status for status in _NOT_SENT if row_of_all.counts.get(status)]
+    found: list[OutcomeStatus] = [each for each in _NOT_SENT if row_of_all.counts.get(each)]
     if layout.statuses == "sent" and len(found) > 1:
         return {"other": _NOT_SENT}
     return {status: (status,) for status in (_NOT_SENT if layout.statuses == "all" else found)}
@@ -694,7 +695,7 @@ def _several_paused(paused: Collection[str]) -> str:
 
 def closing_table(tally: Tally) -> Table:
     """What became of the messages, by operation."""
-    shown = [status for status in STATUSES if status == "sent" or tally.number(status)]
+    shown: list[OutcomeStatus] = [each for each in STATUSES if each == "sent" or tally.number(each)]
     table = Table()
     table.add_column("operation", no_wrap=True)
     for status in shown:

@@ -67,8 +67,8 @@ async def write_csv(
     It begins with a byte order mark, without which a spreadsheet takes UTF-8 for another encoding.
     """
     file.write("\ufeff")
-    columns = (*_COLUMNS, "content") if show_text else _COLUMNS
-    writer = csv.DictWriter(file, columns)
+    columns: tuple[str, ...] = (*_COLUMNS, "content") if show_text else _COLUMNS
+    writer: csv.DictWriter[str] = csv.DictWriter(file, columns)
     writer.writeheader()
     async for row in rows:
         values = _values(row, show_text=show_text)

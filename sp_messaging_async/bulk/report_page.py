@@ -9,7 +9,6 @@ import subprocess
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -150,7 +149,7 @@ def _template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    source = files(__package__).joinpath("report.html.jinja").read_text(encoding="utf-8")
+    source = Path(__file__).with_name("report.html.jinja").read_text("utf-8")
     return environment.from_string(source)
 
 

@@ -467,7 +467,9 @@ async def _enqueue(
                 talk.mention("nothing left to send")
         counts = await book.counts(run=enrolled.run)
     handed_over = ("planned", "sending")
-    settled = {status: number for status, number in counts.items() if status not in handed_over}
+    settled: dict[Status, int] = {
+        each: number for each, number in counts.items() if each not in handed_over
+    }
     status = _status(settled, enrolled, problems)
     if status == SOME_UNKNOWN:
         _show_how_to_resolve(talk, recording)

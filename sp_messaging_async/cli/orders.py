@@ -218,11 +218,11 @@ async def _campaign(message: Planned, book: Ledger, realm: str, *, again: bool) 
     """
     settled = ("rejected", "skipped", "sent", "unknown") if again else ("rejected", "skipped")
     campaigns = itertools.chain(["send"], (f"send {number}" for number in itertools.count(2)))
-    for campaign in campaigns:
+    while True:
+        campaign = next(campaigns)
         row = await book.plan(message, campaign, realm, again=again)
         if row.status not in settled:
-            break
-    return campaign
+            return campaign
 
 
 async def _unsent(

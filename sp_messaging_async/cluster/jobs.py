@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import importlib.resources
 import logging
 from collections.abc import (
     AsyncIterator,
@@ -403,7 +402,7 @@ async def _execute(cursor: Cursor, statement: str, **values: object) -> None:
 
 @functools.cache
 def _statements() -> Mapping[str, bytes]:
-    text = (importlib.resources.files(__package__) / "jobs.sql").read_text("utf-8")
+    text = Path(__file__).with_name("jobs.sql").read_text("utf-8")
     blocks = (block.partition("\n") for block in text.split("\n-- ")[1:])
     return {name: statement.strip().encode() for name, _, statement in blocks}
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import importlib.resources
 import os
 import re
 import secrets
@@ -24,6 +23,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
 
@@ -556,7 +556,7 @@ class _Address:
         from psycopg.rows import dict_row
 
         try:
-            return await psycopg.AsyncConnection.connect(
+            return await psycopg.AsyncConnection[Found].connect(
                 self.conninfo, autocommit=True, row_factory=dict_row, prepare_threshold=None
             )
         except psycopg.Error as error:
@@ -569,7 +569,7 @@ class _Address:
 
 @functools.cache
 def _statements(schema: str) -> Mapping[str, bytes]:
-    text = (importlib.resources.files(__package__) / "ledger.sql").read_text("utf-8")
+    text = Path(__file__).with_name("ledger.sql").read_text("utf-8")
     text = re.sub(r"\bsp_messaging\b(?=[.;])", f'"{schema}"', text)
     statements: dict[str, bytes] = {}
     for block in text.split("\n-- ")[1:]:
@@ -768,7 +768,7 @@ class _Engine:
         if self._endpoint is None:
             await self.done("set first fact", name="endpoint", value=wanted)
             (fact,) = await self.found("fact", {"name": "endpoint"})
-            self._endpoint = fact["value"]
+            self._endpoint = str(fact["value"])
         return self._endpoint
 
     async def row(self, statement: str, **values: object) -> LedgerRow | None:

@@ -230,12 +230,11 @@ def credentials_of(source: str | Path) -> CredentialsOf:
 
 def _imported(source: str, module: str, name: str) -> CredentialsOf:
     try:
-        found = getattr(importlib.import_module(module), name)
+        function: CredentialsOf = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ConfigurationError(f"credentials {source} cannot be imported: {error}") from None
-    if not callable(found):
+    if not callable(function):
         raise ConfigurationError(f"credentials {source} is no function")
-    function: CredentialsOf = found
     return function
 
 

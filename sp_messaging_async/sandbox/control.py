@@ -14,8 +14,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
-from importlib.resources import files
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -318,7 +317,7 @@ class Control:
         }
 
     async def _openapi(self, request: web.Request) -> web.Response:
-        text = files(__package__).joinpath("openapi.json").read_text(encoding="utf-8")
+        text = Path(__file__).with_name("openapi.json").read_text("utf-8")
         return web.Response(text=text, content_type="application/json")
 
     def _time(self, at: float) -> str:

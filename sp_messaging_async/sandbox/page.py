@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import functools
 import json
-from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -82,7 +82,7 @@ class Page:
 
 def _file(name: str, kind: str) -> Handler:
     async def answer(request: web.Request) -> web.StreamResponse:
-        content = files(__package__).joinpath("static", name).read_text(encoding="utf-8")
+        content = Path(__file__).with_name("static").joinpath(name).read_text("utf-8")
         return web.Response(text=content, content_type=kind)
 
     return answer

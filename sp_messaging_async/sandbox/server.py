@@ -201,21 +201,27 @@ class Sandbox:
 
         async def answer(request: web.Request) -> web.StreamResponse:
             began = _now()
-            response = None
             try:
-                fault = self.faults.take(name, self._order_of(request)) if self.faults else None
-                if fault is None:
-                    response = await handle(request)
-                else:
-                    usual = functools.partial(handle, request)
-                    response = await self.faults.perform(fault, request, usual)
-            except web.HTTPRequestEntityTooLarge:
-                response = api_error(413, "PayloadTooLarge", "The request is too large.")
-            finally:
-                self._note(name, request, response, began)
+                response = await self._handled(name, handle, request)
+            except BaseException:
+                self._note(name, request, None, began)
+                raise
+            self._note(name, request, response, began)
             return response
 
         return answer
+
+    async def _handled(
+        self, name: str, handle: Handler, request: web.Request
+    ) -> web.StreamResponse:
+        try:
+            fault = self.faults.take(name, self._order_of(request)) if self.faults else None
+            if fault is None:
+                return await handle(request)
+            usual = functools.partial(handle, request)
+            return await self.faults.perform(fault, request, usual)
+        except web.HTTPRequestEntityTooLarge:
+            return api_error(413, "PayloadTooLarge", "The request is too large.")
 
     def _note(
         self, name: str, request: web.Request, response: web.StreamResponse | None, began: float
