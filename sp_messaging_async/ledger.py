@@ -25,6 +25,7 @@ from attrs import field, frozen
 from . import codec, wire
 from .errors import (
     ApiError,
+    AuthenticationError,
     Error,
     Finding,
     InvalidMessage,
@@ -49,8 +50,10 @@ __all__ = [
     "Ledger",
     "LedgerRow",
     "LeftAlone",
+    "NotOffered",
     "NotPlanned",
     "Planned",
+    "SentElsewhere",
     "Settlement",
     "Status",
     "new_owner",
@@ -393,6 +396,14 @@ def new_owner(kind: Literal["run", "call"]) -> str:
     return f"{kind}:{uuid.uuid4().hex}"
 
 
+class NotOffered(MessagingError):
+    """Amazon does not offer this kind of message for the order now."""
+
+
+class SentElsewhere(MessagingError):
+    """Somebody else has sent the message, or was about to."""
+
+
 class NotPlanned(Exception):
     """A row may not be sent: it is no longer planned, or another campaign has messaged its pair."""
 
@@ -468,8 +479,10 @@ def _stored_failure(error: MessagingError) -> str:
             stored = {"findings": [[f.field, f.reason, f.position] for f in error.findings]}
         case TransportError():
             stored = {"reason": error.reason, "write_began": error.write_began}
+        case AuthenticationError():
+            stored = {"login": error.text, "code": error.code}
         case _:
-            stored = {"text": str(error)}
+            stored = {"text": str(error), "kind": type(error).__name__}
     return json.dumps(stored)
 
 
@@ -487,5 +500,13 @@ def _restored_failure(stored: str, request_id: str | None) -> MessagingError:
             return InvalidMessage(*(Finding(*item) for item in findings))
         case {"reason": reason, "write_began": write_began}:
             return TransportError(reason, write_began)
+        case {"login": text, "code": code}:
+            return AuthenticationError(text, code)
         case other:
-            return MessagingError(other["text"])
+            return _KINDS.get(other.get("kind"), MessagingError)(other["text"])
+
+
+# Failures that are known again by their kind; the others are words for people.
+_KINDS: Mapping[str | None, type[MessagingError]] = {
+    cls.__name__: cls for cls in (NotOffered, SentElsewhere)
+}

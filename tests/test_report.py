@@ -35,7 +35,7 @@ from sp_messaging_async import (
 from sp_messaging_async.bulk.report import write_csv, write_html, write_json
 from sp_messaging_async.bulk.report_chart import Timeline, draw
 from sp_messaging_async.errors import CallContext
-from sp_messaging_async.ledger import Settlement, Status
+from sp_messaging_async.ledger import NotOffered, SentElsewhere, Settlement, Status
 from sp_messaging_async.operations import MESSAGING, Operation
 
 from .conftest import ORDER
@@ -261,13 +261,13 @@ EXPIRED = "The access token you provided has expired."
         ),
         (
             "skipped",
-            MessagingError("not available for this order now; available: warranty"),
+            NotOffered("not available for this order now; available: warranty"),
             "Not available for the order",
             "not available for this order now",
         ),
         (
             "skipped",
-            MessagingError("it was sent meanwhile, or by another campaign of the ledger"),
+            SentElsewhere("it was sent meanwhile, or by another campaign of the ledger"),
             "Sent before",
             "it was sent meanwhile, or by another campaign of the ledger",
         ),
@@ -348,7 +348,7 @@ async def test_what_differs_from_order_to_order_makes_no_group() -> None:
         lambda n: refusal(400, "InvalidInput", f"Attachment with ID sc/{n}-9999 does not exist"),
         lambda n: InvalidMessage(Finding("attachments", f"'{n}.pdf' cannot be read")),
         lambda n: InvalidMessage(Finding("text", f"<b{n}> is HTML, which Amazon refuses", n)),
-        lambda n: MessagingError(f"not available for this order now; available: kind{n}"),
+        lambda n: NotOffered(f"not available for this order now; available: kind{n}"),
         called,
     ):
         assert len(await groups(*(row("rejected", make(n)) for n in range(1, 4)))) == 1

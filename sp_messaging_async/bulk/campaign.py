@@ -33,8 +33,10 @@ from ..ledger import (
     Lane,
     Ledger,
     LedgerRow,
+    NotOffered,
     NotPlanned,
     Planned,
+    SentElsewhere,
 )
 from ..marketplaces import Marketplace
 from ..models import GetAttributesResponse, GetMessagingActionsForOrderResponse, MessageRequest
@@ -277,7 +279,7 @@ class CampaignRun:
         entry = Entry(self._ledger, row, self._run)
         try:
             request = await self._written(row, message.request, patience)
-        except _Unavailable as missing:
+        except NotOffered as missing:
             await entry.skipped(missing)
             return Outcome(message, "skipped", None, missing)
         except LedgerError:
@@ -291,7 +293,7 @@ class CampaignRun:
         try:
             response = await self._deliver(row, request, patience, entry, ready)
         except NotPlanned:
-            beaten = MessagingError("it was sent meanwhile, or by another campaign of the ledger")
+            beaten = SentElsewhere("it was sent meanwhile, or by another campaign of the ledger")
             await entry.skipped(beaten)
             return Outcome(message, "skipped", None, beaten)
         except LedgerError:
@@ -392,20 +394,16 @@ class _Settled(AsyncIterator[Outcome]):
         raise StopAsyncIteration
 
 
-class _Unavailable(MessagingError):
-    """A kind of message that cannot be sent to an order."""
-
-
 async def _check_available(
     session: MessagingSession, row: LedgerRow, patience: Patience, outage: Outage
 ) -> None:
-    """Raise _Unavailable if a kind of message cannot be sent to an order."""
+    """Raise NotOffered if a kind of message cannot be sent to an order."""
     answer: GetMessagingActionsForOrderResponse = await session.ask(
         "getMessagingActionsForOrder", row.amazon_order_id, row.marketplace, patience, outage
     )
     if not MESSAGING[row.operation].action_names & answer.names:
         names = ", ".join(_operation_names(answer)) or "none"
-        raise _Unavailable(f"not available for this order now; available: {names}")
+        raise NotOffered(f"not available for this order now; available: {names}")
 
 
 async def available_now(

@@ -16,6 +16,7 @@ from attrs import Factory, define, frozen
 
 from ..errors import (
     ApiError,
+    AuthenticationError,
     BadRequest,
     ConfigurationError,
     Forbidden,
@@ -26,7 +27,7 @@ from ..errors import (
     Throttled,
     TransportError,
 )
-from ..ledger import DEFAULT_CAMPAIGN, LedgerRow, Status
+from ..ledger import DEFAULT_CAMPAIGN, LedgerRow, NotOffered, SentElsewhere, Status
 from ..wire import names_token
 from .report_chart import Timeline, draw
 
@@ -315,12 +316,18 @@ def _advice(error: MessagingError | None) -> _Advice:
             return _advice(error.cause)
         case ApiError():
             return _advice_on_answer(error)
-        case InvalidMessage():
-            return _LOCAL
-        case TransportError():
-            return _NO_ANSWER
         case _:
-            return _advice_on_text(str(error))
+            found = (advice for kind, advice in _BY_KIND.items() if isinstance(error, kind))
+            return next(found, _WAITED)
+
+
+_BY_KIND = {
+    InvalidMessage: _LOCAL,
+    TransportError: _NO_ANSWER,
+    AuthenticationError: _LOGIN,
+    NotOffered: _NOT_AVAILABLE,
+    SentElsewhere: _BEATEN,
+}
 
 
 def _advice_on_answer(error: ApiError) -> _Advice:
@@ -341,15 +348,6 @@ def _advice_on_answer(error: ApiError) -> _Advice:
 
 
 _LOST_FILE = re.compile(r"attachment\b.*\bdoes not exist", re.IGNORECASE | re.DOTALL)
-
-
-def _advice_on_text(text: str) -> _Advice:
-    """Of failures that the ledger keeps as words only."""
-    if "not available for this order" in text:
-        return _NOT_AVAILABLE
-    if "was sent meanwhile" in text:
-        return _BEATEN
-    return _LOGIN if "Login with Amazon" in text else _WAITED
 
 
 def _words(error: MessagingError | None) -> str:
