@@ -23,8 +23,9 @@ from cyclopts import App
 from rich.console import Console
 
 from sp_messaging_async import cli, operations
-from sp_messaging_async.bulk.progress import Tally, Watch
+from sp_messaging_async.bulk.progress import Tally
 from sp_messaging_async.cli import records
+from sp_messaging_async.cli.display import Watch
 from sp_messaging_async.operations import OPERATIONS
 from sp_messaging_async.sandbox import Fault
 

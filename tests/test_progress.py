@@ -15,14 +15,8 @@ from rich.console import Console
 
 from sp_messaging_async import models
 from sp_messaging_async.bulk.messages import Message, Outcome, OutcomeStatus
-from sp_messaging_async.bulk.progress import (
-    Tally,
-    Watch,
-    closing_table,
-    duration,
-    rate_by_table,
-    seconds_by_plans,
-)
+from sp_messaging_async.bulk.progress import Tally, rate_by_table, seconds_by_plans
+from sp_messaging_async.cli.display import Watch, closing_table, duration, in_a_line
 from sp_messaging_async.ledger import Lane
 from sp_messaging_async.operations import MESSAGING
 
@@ -113,7 +107,6 @@ def test_a_full_bucket_goes_at_once() -> None:
     """The burst, less the token that the throttle leaves unused, takes no time."""
     assert seconds_by_plans([lane(4)]) == {"default": 0}
     assert seconds_by_plans([lane(5)]) == {"default": 1}
-    assert seconds_by_plans([lane(5)], burst=False) == {"default": 5}
 
 
 def test_accounts_and_operations_go_side_by_side() -> None:
@@ -229,7 +222,7 @@ def test_uploads_that_bind_are_told(clock: Clock) -> None:
     lines = drawn(tally)
     assert row(lines, PROBLEM).endswith(" 3:20 uploads")
     assert row(lines, DELIVERY).endswith(" 1:36")
-    assert str(tally).endswith("; 3:20 left (uploads)")
+    assert in_a_line(tally).endswith("; 3:20 left (uploads)")
 
 
 def test_a_limit_is_the_end(clock: Clock) -> None:
@@ -281,7 +274,7 @@ def test_a_slow_plan_is_watched_for_longer(clock: Clock) -> None:
         tally.count(outcome())
     clock.now += 40
     assert tally.rates() == (0.02, 0.02)
-    assert "0.020/s of the plan's 0.020/s" in str(tally)
+    assert "0.020/s of the plan's 0.020/s" in in_a_line(tally)
 
 
 def test_only_lanes_with_work_count_for_the_rate(clock: Clock) -> None:
@@ -332,7 +325,7 @@ def test_thousands_are_separated(clock: Clock) -> None:
         tally.count(outcome())
     closing = Console(file=io.StringIO())
     closing.print(closing_table(tally))
-    assert "1,200 sent" in str(tally)
+    assert "1,200 sent" in in_a_line(tally)
     assert {"1,200", "998,800"} <= set(row(drawn(tally), PROBLEM).split())
     assert "1,200" in written(closing)
 
@@ -582,9 +575,9 @@ def test_a_paused_run_says_so(clock: Clock) -> None:
     lines = drawn(tally)
     assert row(lines, PROBLEM).endswith(" paused")
     assert lines[-1] == "paused: Amazon does not answer"
-    assert str(tally).endswith("; paused: Amazon does not answer")
+    assert in_a_line(tally).endswith("; paused: Amazon does not answer")
     paused.clear()
-    assert "paused" not in "".join(drawn(tally)) + str(tally)
+    assert "paused" not in "".join(drawn(tally)) + in_a_line(tally)
 
 
 def test_some_accounts_are_paused(clock: Clock) -> None:
@@ -595,7 +588,7 @@ def test_some_accounts_are_paused(clock: Clock) -> None:
     assert row(lines, "a").endswith(" paused")
     assert row(lines, "c").endswith(" 0:06")
     assert lines[-1] == "2 accounts paused: Amazon does not answer"
-    assert str(tally).endswith("; 0:06 left; 2 accounts paused: Amazon does not answer")
+    assert in_a_line(tally).endswith("; 0:06 left; 2 accounts paused: Amazon does not answer")
 
 
 def test_an_account_that_is_done_does_not_wait(clock: Clock) -> None:

@@ -15,7 +15,7 @@ from cyclopts import App, Parameter
 from rich.table import Table
 from rich.text import Text
 
-from ..bulk.progress import duration, seconds_by_plans
+from ..bulk.progress import seconds_by_plans
 from ..cluster.postgres_ledger import PostgresLedger
 from ..cluster.worker import CampaignStatus, ClusterStatus, Worker, credentials_of, init, status
 from ..errors import ConfigurationError
@@ -23,6 +23,7 @@ from ..ledger import Status
 from ..marketplaces import is_loopback
 from . import terminal
 from .app import ALL_SENT, SOME_NOT_SENT, STOPPED, app
+from .display import duration
 from .options import Flag
 from .terminal import plural, say, shown
 

@@ -24,7 +24,7 @@ from rich.text import Text
 from ..bulk import Outcome
 from ..bulk.campaign import CampaignRun, Problems, available_now, enrol
 from ..bulk.order_list import Reading
-from ..bulk.progress import Tally, Watch, closing_table, duration, seconds_by_plans
+from ..bulk.progress import Tally, seconds_by_plans
 from ..credentials import DEFAULT_ACCOUNT
 from ..errors import ConfigurationError, MessageNotAvailable, MessagingError, PlanWaitExceeded
 from ..ledger import Enrolled, Lane, Ledger, LedgerRow, LeftAlone, Status
@@ -32,6 +32,7 @@ from ..marketplaces import Marketplace
 from ..operations import by_request
 from ..session import MessagingSession
 from .app import ALL_SENT, SOME_NOT_SENT, SOME_UNKNOWN, STOPPED, WRONG_USAGE, app
+from .display import Watch, closing_table, duration
 from .ledgers import LedgerDatabase
 from .options import Amazon, Flag, Listing, Pace, Place, Recording, Where, throwaway_ledger
 from .terminal import Talk, hush, plural, say, shown
