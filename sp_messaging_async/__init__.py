@@ -15,7 +15,7 @@ import importlib
 import typing
 
 if typing.TYPE_CHECKING:
-    from .bulk import Message, Outcome, OutcomeStatus, SendAll, send_all
+    from .bulk import Message, Outcome, SendAll, send_all
     from .cluster.postgres_ledger import PostgresLedger
     from .cluster.redis_throttle import RedisThrottle
     from .credentials import Credentials
@@ -45,6 +45,7 @@ if typing.TYPE_CHECKING:
         UnreadableFile,
         UnsupportedMediaType,
     )
+    from .events import ExchangeEvent, Hook, LoggingHook, MessageEvent, OutcomeStatus
     from .ledger import Ledger, LedgerRow
     from .marketplaces import Endpoint, Marketplace, Region
     from .models import (
@@ -119,12 +120,14 @@ __all__ = [
     "Credentials",
     "Endpoint",
     "Error",
+    "ExchangeEvent",
     "Finding",
     "Forbidden",
     "GetAttributesResponse",
     "GetMessagingActionResponse",
     "GetMessagingActionsForOrderResponse",
     "GetSchemaResponse",
+    "Hook",
     "InvalidMessage",
     "InvalidOrderList",
     "InvoiceRequest",
@@ -135,8 +138,10 @@ __all__ = [
     "LinkObject",
     "LocalFile",
     "LocalThrottle",
+    "LoggingHook",
     "Marketplace",
     "Message",
+    "MessageEvent",
     "MessageNotAvailable",
     "MessageRequest",
     "MessageResponse",
@@ -180,6 +185,7 @@ _ROOMS = (
     "retry",
     "throttle",
     "credentials",
+    "events",
     "session",
     "ledger",
     "bulk",

@@ -13,9 +13,13 @@ import os
 import stat
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from pathlib import Path
+from time import perf_counter
+from typing import TypeAlias
 
 from attrs import evolve, field, frozen
+from yarl import URL
 
 from . import wire
 from .errors import (
@@ -32,6 +36,9 @@ from .retry import RetryPolicy, Verdict, judge
 from .transport import Transport
 
 __all__ = ["FileToUpload", "Files", "check_all", "check_total", "put", "read"]
+
+
+End: TypeAlias = wire.HttpAnswer | TransportError | ApiError
 
 
 @frozen
@@ -216,10 +223,12 @@ async def put(
     retry: RetryPolicy,
     timeout: float,  # noqa: ASYNC109 - of one exchange
     pause: Callable[[float], Awaitable[None]],
+    told: Callable[[int, float, End, str], None] | None = None,
 ) -> None:
     """Put a file where Amazon said, with the headers it gave and no token of Amazon's API.
 
     pause: waits so many seconds before another attempt, or raises.
+    told: is told of each attempt: which, how many seconds it took, its end, and the host.
 
     Raises TransportError or ApiError when the attempts are used up or repeating cannot help, and
     InvalidMessage for a file that is no longer what was read.
@@ -228,14 +237,53 @@ async def put(
     request = wire.HttpRequest("PUT", destination.url, dict(destination.headers), content)
     for attempt in itertools.count(1):
         try:
-            answer = await transport.exchange(request).answer(timeout)
-            if 200 <= answer.status < 300:
-                return
-            wire.raise_for_status(answer)
+            if told is None:
+                await _exchange(request, transport, timeout)
+            else:
+                await _told_exchange(request, transport, timeout, partial(told, attempt))
         except (TransportError, ApiError) as error:
             failure = error
             failure.context = CallContext(UPLOAD.name, amazon_order_id, attempt)
+        else:
+            return
         verdict = judge(failure, messages_buyer=False)
         if attempt >= retry.attempts or verdict in (Verdict.FINAL, Verdict.AGAIN_WITH_NEW_TOKEN):
             raise failure
         await pause(retry.delay(attempt))
+
+
+async def _exchange(
+    request: wire.HttpRequest,
+    transport: Transport,
+    timeout: float,  # noqa: ASYNC109
+) -> wire.HttpAnswer:
+    answer = await transport.exchange(request).answer(timeout)
+    if not 200 <= answer.status < 300:
+        wire.raise_for_status(answer)
+    return answer
+
+
+async def _told_exchange(
+    request: wire.HttpRequest,
+    transport: Transport,
+    timeout: float,  # noqa: ASYNC109
+    told: Callable[[float, End, str], None],
+) -> None:
+    end: End = TransportError("CancelledError", True)  # unless another one comes
+    began = perf_counter()
+    try:
+        end = await _exchange(request, transport, timeout)
+    except (TransportError, ApiError) as error:
+        end = error
+        raise
+    finally:
+        told(perf_counter() - began, end, _host(request.url))
+        del end  # it would hold this frame that holds it
+
+
+def _host(url: URL | str) -> str:
+    """Where an address leads, without the secrets in it."""
+    try:
+        return str(URL(url).origin())
+    except ValueError:
+        return ""

@@ -70,6 +70,11 @@ class TokenSource:
             raise RuntimeError("an async credentials source names its seller with the first token")
         return self._seller
 
+    @property
+    def knows_seller(self) -> bool:
+        """Whether the seller is known: at once, or from the first token on."""
+        return self._credentials is not None
+
     async def token(self, transport: Transport, timeout: float) -> str:  # noqa: ASYNC109 - of an exchange
         """A token that serves now.
 

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import math
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, cast
@@ -33,11 +33,12 @@ from .errors import (
     TransportError,
     _CallError,
 )
+from .events import Hook, Hooks, LoggingHook, Trail
 from .marketplaces import Endpoint, Marketplace
 from .models import Attachment, LocalFile, MessageRequest, MessageResponse
-from .operations import MESSAGING, UPLOAD, Operation, by_request
+from .operations import MESSAGING, OPERATIONS, UPLOAD, Operation, by_request, named
 from .retry import RetryPolicy, Verdict, judge
-from .throttle import LocalThrottle, PlanKey, Throttle
+from .throttle import LocalThrottle, PlanKey, Queue, Throttle
 from .transport import Exchange, InFlight, Transport
 
 if TYPE_CHECKING:  # who sends without a ledger need not wait for the import of what it is made of
@@ -64,6 +65,9 @@ class MessagingSession:
     timeout: seconds for one exchange, from connecting to the whole answer. Waiting is not in it.
     http: an `aiohttp.ClientSession` of the caller's, used and not closed.
     user_agent: the caller's application and version, as in "my-bot/1.2".
+    hooks: functions that are handed an `ExchangeEvent` for every exchange and a `MessageEvent` for
+        every message; they must be quick, see `sp_messaging_async.events`. Logging is one of them:
+        whoever gives others names it too, or else goes without it.
 
     Use it as an async context manager, or call `aclose`. Every operation raises an error of
     `sp_messaging_async.errors` and no other. Raises InvalidMessage or ConfigurationError for an
@@ -81,6 +85,7 @@ class MessagingSession:
         timeout: float = 30.0,
         http: aiohttp.ClientSession | None = None,
         user_agent: str | None = None,
+        hooks: Iterable[Hook] = (LoggingHook(),),
     ) -> None:
         self.marketplace = Marketplace.of(marketplace)
         self.endpoint = endpoint or Endpoint.from_env(self.marketplace.region)
@@ -98,6 +103,7 @@ class MessagingSession:
         self._in_flight = InFlight(timeout)
         self._agent = wire.user_agent(user_agent or f"sp_messaging_async/{__version__}")
         self._transport = Transport(http)
+        self._hooks = Hooks(hooks)
         self._closing = False
         self._cut_off = False
         self._waits: set[asyncio.Timeout] = set()
@@ -148,6 +154,23 @@ class MessagingSession:
         if isinstance(self._credentials, Credentials):
             return self._credentials.account
         return DEFAULT_ACCOUNT
+
+    def waiting(self, operation: str) -> int:
+        """How many calls of this process wait for the seller's usage plan of an operation now.
+
+        operation: Amazon's name, or its snake_case.
+
+        Those of other sessions that share the throttle count too. Needs a running event loop.
+        Raises InvalidMessage for a name that is no operation, and ConfigurationError if the
+        throttle is one of the caller's that does not tell.
+        """
+        name = operation if operation in OPERATIONS else named(operation).name
+        throttle = self._throttle
+        if not isinstance(throttle, Queue):
+            kind = type(throttle).__name__
+            raise ConfigurationError(f"{kind} does not tell who waits: it has no waiting(key)")
+        # A seller whose name comes with the first token has no calls that wait for a plan yet.
+        return throttle.waiting(self.plan_key(name)) if self._tokens.knows_seller else 0
 
     def __repr__(self) -> str:
         return f"<MessagingSession {self.marketplace.name} at {self.endpoint.api_url}>"
@@ -410,7 +433,8 @@ class MessagingSession:
         wire.checked_order_id(amazon_order_id)
         file = await attachments.read(path_or_bytes, file_name)
         patience = Patience(max_wait)
-        return await self._upload(operation, amazon_order_id, file, place, patience)
+        trail = self._trail(UPLOAD, amazon_order_id, place) if self._hooks.are_awake() else None
+        return await self._upload(operation, amazon_order_id, file, place, patience, trail)
 
     # From here on: how a call is made
 
@@ -441,7 +465,9 @@ class MessagingSession:
         request = wire.build(
             self.endpoint.api_url, operation, amazon_order_id, place, agent=self._agent
         )
-        return await self._perform(_Call(operation, amazon_order_id, request, patience))
+        trail = self._trail(operation, amazon_order_id, place) if self._hooks.are_awake() else None
+        call = _Call(operation, amazon_order_id, place, request, patience, trail=trail)
+        return await self._perform(call)
 
     def _post(
         self,
@@ -456,7 +482,7 @@ class MessagingSession:
             reason = f"is a {type(request).__name__}; give it to {operation.coroutine} or send"
             raise InvalidMessage(Finding("body", reason))
         patience = Patience(max_wait)
-        return self._deliver(operation, amazon_order_id, request, marketplace, patience)
+        return self._sending(operation, amazon_order_id, request, marketplace, patience)
 
     async def deliver_once(
         self,
@@ -475,22 +501,47 @@ class MessagingSession:
 
         Returns Amazon's answer, and whether it was sent now and not before.
         """
+        trail = None
+        if self._hooks.are_awake():
+            operation, order_id = by_request(message.request), message.amazon_order_id
+            trail = self._trail(operation, order_id, self.marketplace, message.request)
+        sending = self._deliver_once(
+            message, ledger, campaign, patience, again, gate, realm or self.endpoint.realm, trail
+        )
+        return await (sending if trail is None else trail.told(sending))
+
+    async def _deliver_once(
+        self,
+        message: Planned,
+        ledger: Ledger,
+        campaign: str,
+        patience: Patience,
+        again: bool,
+        gate: Gate | None,
+        realm: str,
+        trail: Trail | None,
+    ) -> tuple[MessageResponse, bool]:
         from .ledger import Entry, NotPlanned, new_owner
 
+        operation = by_request(message.request)
         order_id = wire.checked_order_id(message.amazon_order_id)
         content.check(message.request)
         pause = 0.05  # seconds between looks at what somebody else is sending
         while True:
-            row = await ledger.plan(message, campaign, realm or self.endpoint.realm, again=again)
+            row = await ledger.plan(message, campaign, realm, again=again)
             if row.status == "planned":
                 await _check_files(message.request)  # told now, and not recorded for good
                 entry = Entry(ledger, row, new_owner("call"))
                 with contextlib.suppress(NotPlanned):  # somebody else was faster
-                    answer: MessageResponse = await self.deliver(
-                        order_id, message.request, message.marketplace, patience, entry, gate
+                    request, place = message.request, message.marketplace
+                    sending = self._deliver(
+                        operation, order_id, request, place, patience, entry, gate, trail=trail
                     )
+                    answer: MessageResponse = await _recorded_in(entry, sending)
                     return answer, True
             elif row.status != "sending":
+                if trail is not None:
+                    trail.was_settled = True
                 return _recorded(row), False
             await self._with_patience(patience, partial(asyncio.sleep, pause))
             pause = min(1.0, 2 * pause)
@@ -513,10 +564,31 @@ class MessagingSession:
         files: where files are read that other messages carry too.
         """
         operation = by_request(request)
-        sending = self._deliver(
+        return self._sending(
             operation, amazon_order_id, request, marketplace, patience, entry, gate, files
         )
-        return sending if entry is None else _recorded_in(entry, sending)
+
+    def _sending(
+        self,
+        operation: Operation,
+        amazon_order_id: str,
+        request: MessageRequest,
+        marketplace: Marketplace | str | None,
+        patience: Patience,
+        entry: Entry | None = None,
+        gate: Gate | None = None,
+        files: attachments.Files | None = None,
+    ) -> Awaitable[Any]:
+        """As `_deliver`, recorded and told."""
+        trail = None
+        if self._hooks.are_awake():
+            trail = self._trail(operation, amazon_order_id, self.marketplace, request)
+        sending: Awaitable[Any] = self._deliver(
+            operation, amazon_order_id, request, marketplace, patience, entry, gate, files, trail
+        )
+        if entry is not None:
+            sending = _recorded_in(entry, sending)
+        return sending if trail is None else trail.told(sending)
 
     async def _deliver(
         self,
@@ -528,21 +600,36 @@ class MessagingSession:
         entry: Entry | None = None,
         gate: Gate | None = None,
         files: attachments.Files | None = None,
+        trail: Trail | None = None,
     ) -> Any:
         place = self._marketplace(marketplace)
+        if trail is not None:
+            trail.marketplace = place.name
         content.check(request)
         operation.warn_if_retired()
         if gate is not None:
             await self._pass(gate, patience)
         if operation.takes_attachments:
             request = await self._with_uploads(
-                operation, amazon_order_id, request, place, patience, files
+                operation, amazon_order_id, request, place, patience, files, trail
             )
         http_request = wire.build(
             self.endpoint.api_url, operation, amazon_order_id, place, request, self._agent
         )
-        call = _Call(operation, amazon_order_id, http_request, patience, entry, gate)
+        call = _Call(operation, amazon_order_id, place, http_request, patience, entry, gate, trail)
         return await self._perform(call)
+
+    def _trail(
+        self,
+        operation: Operation,
+        amazon_order_id: str,
+        place: Marketplace,
+        request: MessageRequest | None = None,
+    ) -> Trail:
+        url = self.endpoint.api_url
+        return Trail(
+            self._hooks, operation, amazon_order_id, self.account, place.name, url, request
+        )
 
     def _marketplace(self, override: Marketplace | str | None) -> Marketplace:
         if override is None:
@@ -557,6 +644,7 @@ class MessagingSession:
         marketplace: Marketplace,
         patience: Patience,
         kept: attachments.Files | None,
+        trail: Trail | None,
     ) -> MessageRequest:
         """The request with every LocalFile uploaded. All are read before the first one goes."""
         listed: models.Attached = getattr(request, "attachments", ())
@@ -571,7 +659,7 @@ class MessagingSession:
         uploaded = [
             item
             if isinstance(item, Attachment)
-            else await self._upload(operation, amazon_order_id, item, marketplace, patience)
+            else await self._upload(operation, amazon_order_id, item, marketplace, patience, trail)
             for item in files
         ]
         changed: MessageRequest = attrs.evolve(cast("Any", request), attachments=uploaded)
@@ -584,11 +672,12 @@ class MessagingSession:
         file: attachments.FileToUpload,
         marketplace: Marketplace,
         patience: Patience,
+        trail: Trail | None,
     ) -> Attachment:
         request = wire.build_upload_destination(
             self.endpoint.api_url, operation, amazon_order_id, marketplace, file.md5, self._agent
         )
-        call = _Call(UPLOAD, amazon_order_id, request, patience)
+        call = _Call(UPLOAD, amazon_order_id, marketplace, request, patience, trail=trail)
         answer: models.CreateUploadDestinationResponse = await self._perform(call)
         destination = answer.payload
 
@@ -601,6 +690,7 @@ class MessagingSession:
                 self._retry,
                 self._timeout,
                 lambda seconds: self._with_patience(patience, partial(asyncio.sleep, seconds)),
+                None if trail is None else partial(trail.exchanged, UPLOAD),
             )
 
         try:
@@ -621,8 +711,10 @@ class MessagingSession:
                     self._refuse_if_ended(call.patience)  # the commit took its time
                 call.attempts += 1
                 try:
-                    answer = await self._exchange(call, token, loop)
-                    result = wire.read(call.operation, answer)
+                    if call.trail is None:
+                        answer, result = await self._exchange(call, token, loop)
+                    else:
+                        answer, result = await self._told_exchange(call, token, loop, call.trail)
                 except (TransportError, ApiError) as error:
                     failure = error
                 else:
@@ -669,7 +761,9 @@ class MessagingSession:
         while True:
             if gate is not None:
                 await self._pass(gate, call.patience)
-            turn = partial(self._throttle.acquire, key, again=again)
+            turn: Callable[[], Awaitable[None]] = partial(self._throttle.acquire, key, again=again)
+            if call.trail is not None:
+                turn = partial(call.trail.waiting, turn)
             await self._with_patience(call.patience, turn)
             if gate is None or gate.enter():
                 return
@@ -679,9 +773,21 @@ class MessagingSession:
         if not gate.is_open:
             await self._with_patience(patience, gate.opens)
 
+    async def _told_exchange(
+        self, call: _Call, token: str, loop: asyncio.AbstractEventLoop, trail: Trail
+    ) -> tuple[wire.HttpAnswer, Any]:
+        began = loop.time()
+        try:
+            answer, result = await self._exchange(call, token, loop)
+        except (TransportError, ApiError) as failure:
+            trail.exchanged(call.operation, call.attempts, loop.time() - began, failure)
+            raise
+        trail.exchanged(call.operation, call.attempts, loop.time() - began, answer)
+        return answer, result
+
     async def _exchange(
         self, call: _Call, token: str, loop: asyncio.AbstractEventLoop
-    ) -> wire.HttpAnswer:
+    ) -> tuple[wire.HttpAnswer, Any]:
         lapsed = None if call.entry is None else call.entry.lapsed
         call.request.authorize(token)
         exchange = self._transport.exchange(call.request, lapsed)
@@ -692,7 +798,8 @@ class MessagingSession:
             raise
         except BaseException as error:  # a cancellation, above all
             if not limit.has_raised(error):
-                self._record_cancelled(call, exchange)
+                took = loop.time() - (limit.deadline - self._timeout)
+                self._record_cancelled(call, exchange, took, error)
                 raise
             answer = None  # told below, where nothing is chained to it
         finally:
@@ -703,7 +810,7 @@ class MessagingSession:
             raise TransportError(reason, exchange.write_began, not self._cut_off)
         if answer.status == 429 or wire.RATE_LIMIT in answer.headers:
             self._learn(call.operation, answer)
-        return answer
+        return answer, wire.read(call.operation, answer)
 
     async def _record_sent(self, call: _Call, entry: Entry, answer: wire.HttpAnswer) -> None:
         try:
@@ -711,24 +818,20 @@ class MessagingSession:
         except LedgerError as error:
             raise LedgerError(f"{call.context()} was sent, and not recorded: {error}") from None
 
-    def _record_cancelled(self, call: _Call, exchange: Exchange) -> None:
+    def _record_cancelled(
+        self, call: _Call, exchange: Exchange, took: float, error: BaseException
+    ) -> None:
         is_unknown = call.operation.messages_buyer and exchange.write_began
         if call.entry is not None:
             reason = TransportError("the task was cancelled", exchange.write_began)
             call.entry.failed(OutcomeUnknown(reason) if is_unknown else reason)
-        if is_unknown:
-            self._report_unknown(call)
-
-    def _report_unknown(self, call: _Call) -> None:
-        _log.warning(
-            "%s was cancelled after its write began: the buyer may or may not have this message",
-            call.context(),
-            extra={
-                "event": "unknown",
-                "operation": call.operation.name,
-                "amazon_order_id": call.amazon_order_id,
-            },
-        )
+        reason = TransportError(type(error).__name__, exchange.write_began)
+        if call.trail is not None:
+            call.trail.exchanged(call.operation, call.attempts, took, reason)
+        elif is_unknown:  # which is told though nothing else of this call was wanted
+            trail = self._trail(call.operation, call.amazon_order_id, call.marketplace)
+            trail.exchanged(call.operation, call.attempts, took, reason)
+            trail.ended(error)
 
     def _learn(self, operation: Operation, answer: wire.HttpAnswer) -> None:
         """Tell the throttle what the answer says of the plan."""
@@ -900,10 +1003,12 @@ class _Call:
 
     operation: Operation
     amazon_order_id: str
+    marketplace: Marketplace
     request: wire.HttpRequest
     patience: Patience
     entry: Entry | None = None
     gate: Gate | None = None
+    trail: Trail | None = None
     attempts: int = 0
     renewed_token: bool = False
 

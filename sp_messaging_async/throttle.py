@@ -11,7 +11,7 @@ import asyncio
 import math
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from aiolimiter import AsyncLimiter
 from attrs import field, frozen
@@ -19,7 +19,7 @@ from attrs import field, frozen
 from .errors import ConfigurationError
 from .operations import OPERATIONS, UsagePlan
 
-__all__ = ["LOWEST_RATE", "Limiter", "LocalThrottle", "PlanKey", "Throttle", "wake"]
+__all__ = ["LOWEST_RATE", "Limiter", "LocalThrottle", "PlanKey", "Queue", "Throttle", "wake"]
 
 LOWEST_RATE = 0.01
 """Requests a second; a header that tells less is a mistake, not a plan."""
@@ -51,6 +51,14 @@ class Throttle(Protocol):
 
     def learned(self, key: PlanKey, rate: float) -> None:
         """Amazon told the rate in force, in requests a second. Returns at once."""
+
+
+@runtime_checkable
+class Queue(Protocol):
+    """What a throttle may do beside, for `MessagingSession.waiting`."""
+
+    def waiting(self, key: PlanKey) -> int:
+        """How many calls of this process wait for a plan now."""
 
 
 class LocalThrottle:

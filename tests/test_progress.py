@@ -14,9 +14,10 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from sp_messaging_async import models
-from sp_messaging_async.bulk.messages import Message, Outcome, OutcomeStatus
+from sp_messaging_async.bulk.messages import Message, Outcome
 from sp_messaging_async.bulk.progress import Tally, rate_by_table, seconds_by_plans
 from sp_messaging_async.cli.display import Watch, closing_table, duration, in_a_line
+from sp_messaging_async.events import OutcomeStatus
 from sp_messaging_async.ledger import Lane
 from sp_messaging_async.operations import MESSAGING
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
-
 from attrs import field, frozen
 
 from ..errors import MessagingError
+from ..events import OutcomeStatus
 from ..ledger import status_of
 from ..marketplaces import Marketplace
 from ..models import MessageRequest, MessageResponse
 
-__all__ = ["Message", "Outcome", "OutcomeStatus"]
-
-OutcomeStatus: TypeAlias = Literal["sent", "skipped", "rejected", "unknown", "planned"]
+__all__ = ["Message", "Outcome"]
 
 
 @frozen

@@ -10,9 +10,10 @@ from typing import TypeAlias
 from attrs import Factory, define
 
 from ..credentials import DEFAULT_ACCOUNT
+from ..events import OutcomeStatus
 from ..ledger import Lane
 from ..operations import OPERATIONS, UPLOAD, by_request
-from .messages import Outcome, OutcomeStatus
+from .messages import Outcome
 
 __all__ = [
     "RateOf",

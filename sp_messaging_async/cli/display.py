@@ -15,8 +15,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ..bulk.messages import OutcomeStatus
 from ..bulk.progress import LaneTally, Tally
+from ..events import OutcomeStatus
 
 __all__ = ["Watch", "closing_table", "duration", "in_a_line"]
 
