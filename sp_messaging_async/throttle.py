@@ -41,7 +41,10 @@ class PlanKey:
 
 
 class Throttle(Protocol):
-    """What lets a call go. An object of it may be shared by any number of sessions."""
+    """What lets a call go. An object of it may be shared by any number of sessions.
+
+    One that is a `Queue` too serves `MessagingSession.waiting`.
+    """
 
     async def acquire(self, key: PlanKey, *, again: bool = False) -> None:
         """Return when the plan allows one request. `again` goes before all first attempts."""
@@ -55,7 +58,7 @@ class Throttle(Protocol):
 
 @runtime_checkable
 class Queue(Protocol):
-    """What a throttle may do beside, for `MessagingSession.waiting`."""
+    """What a throttle may do beside: tell who waits."""
 
     def waiting(self, key: PlanKey) -> int:
         """How many calls of this process wait for a plan now."""

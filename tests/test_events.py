@@ -1,4 +1,4 @@
-"""Events and their hooks: what is seen of a session from outside, and that seeing changes nothing."""
+"""Events and hooks: what is seen of a session from outside, and that seeing changes nothing."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ every_file = pytest.mark.parametrize(
 HOUSE = [
     *("errors", "marketplaces", "models", "operations", "codec", "content", "wire", "retry"),
     *("throttle", "transport", "credentials", "auth", "attachments", "ledger"),
-    *("sqlite_ledger", "events", "session"),
+    *("sqlite_ledger", "events", "otel", "session"),
     *("bulk", "cluster", "sandbox", "pytest_plugin", "cli", "__main__"),
 ]
 SEEN_BY_SANDBOX = {"errors", "marketplaces", "models", "operations", "codec", "credentials"}

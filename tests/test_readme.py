@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import shlex
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, get_args
@@ -13,11 +14,14 @@ from typing import Any, get_args
 import aiohttp
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from sp_messaging_async import (
     CreateConfirmOrderDetailsRequest,
     Credentials,
     MessagingSession,
+    OutcomeUnknown,
     PostgresLedger,
     SQLiteLedger,
 )
@@ -32,6 +36,7 @@ from sp_messaging_async.cli.app import (
     app,
 )
 from sp_messaging_async.ledger import Status
+from sp_messaging_async.otel import OpenTelemetry
 from sp_messaging_async.pytest_plugin import MessagingSandbox
 from sp_messaging_async.sandbox import Fault, Sandbox
 
@@ -127,6 +132,24 @@ async def test_the_ledger(sandbox: Sandbox, session: MessagingSession, tmp_path:
     async with SQLiteLedger(tmp_path / "ledger") as ledger:
         await code_with("def sold_out_once")["sold_out_once"](session, ledger, ORDER)
     assert len(sandbox.delivered) == 1
+
+
+@pytest.mark.usefixtures("environment")
+async def test_seen_from_outside(sandbox: Sandbox) -> None:
+    """The watched session sends, its own hook notes the order, and README names every metric."""
+    reader = InMemoryMetricReader()
+    watched = code_with("def watched_session")
+    watched["OpenTelemetry"] = partial(OpenTelemetry, meter_provider=MeterProvider([reader]))
+    sandbox.faults.add(Fault.INTERNAL_FAILURE_AFTER)
+    async with watched["watched_session"]() as session:
+        with pytest.raises(OutcomeUnknown):
+            await session.send(ORDER, CreateConfirmOrderDetailsRequest(text="Two of them?"))
+        sandbox.faults.add(Fault.THROTTLED)
+        await session.send(ORDER, CreateConfirmOrderDetailsRequest(text="Two of them?"))
+    assert watched["to_be_looked_at"].get_nowait() == ORDER
+    (scope,) = reader.get_metrics_data().resource_metrics[0].scope_metrics
+    table = re.findall(r"^\| `([a-z._]+)` \| .* \| .* \|$", README, re.MULTILINE)
+    assert {metric.name for metric in scope.metrics} == {name for name in table if "." in name}
 
 
 def test_the_reference_is_the_commands() -> None:
