@@ -62,6 +62,7 @@ class Queue(Protocol):
 
     def waiting(self, key: PlanKey) -> int:
         """How many calls of this process wait for a plan now."""
+        ...
 
 
 class LocalThrottle:

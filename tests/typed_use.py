@@ -20,6 +20,7 @@ from sp_messaging_async import (
     CreateNegativeFeedbackRemovalResponse,
     CreateWarrantyRequest,
     Credentials,
+    ExchangeEvent,
     GetAttributesResponse,
     InvalidMessage,
     InvoiceRequest,
@@ -27,7 +28,9 @@ from sp_messaging_async import (
     Ledger,
     LocalFile,
     LocalThrottle,
+    LoggingHook,
     Message,
+    MessageEvent,
     MessageNotAvailable,
     MessageRequest,
     MessageResponse,
@@ -45,6 +48,7 @@ from sp_messaging_async import (
     UsagePlan,
     send_all,
 )
+from sp_messaging_async.otel import OpenTelemetry
 
 ORDER = "111-2222222-3333333"
 
@@ -135,6 +139,17 @@ LEDGERS: list[Ledger] = [SQLiteLedger("sent.sqlite"), PostgresLedger("postgresql
 SESSION = MessagingSession(fresh_credentials, marketplace="DE", throttle=Unlimited())
 
 
+def watch(event: ExchangeEvent | MessageEvent) -> None:
+    if isinstance(event, MessageEvent):
+        assert_type([made.status for made in event.exchanges], list[int | None])
+
+
+WATCHED = MessagingSession(
+    fresh_credentials, marketplace="DE", hooks=[watch, LoggingHook(), OpenTelemetry(accounts=True)]
+)
+assert_type(WATCHED.waiting("createWarranty"), int)
+
+
 async def mistakes(messaging: MessagingSession) -> None:
     request = CreateConfirmOrderDetailsRequest("Which colour?")
     await messaging.send_invoice(ORDER, request)  # type: ignore[arg-type]
@@ -144,3 +159,4 @@ async def mistakes(messaging: MessagingSession) -> None:
     InvoiceRequest(attachments=["invoice.pdf"])  # type: ignore[list-item]
     request.text = "Which size?"  # type: ignore[misc]
     MessagingSession(fresh_credentials)  # type: ignore[call-arg]
+    MessagingSession(fresh_credentials, marketplace="DE", hooks=[print, 1])  # type: ignore[list-item]
