@@ -503,8 +503,8 @@ class MessagingSession:
         """
         trail = None
         if self._hooks.are_awake():
-            operation, order_id = by_request(message.request), message.amazon_order_id
-            trail = self._trail(operation, order_id, self.marketplace, message.request)
+            operation, place = by_request(message.request), self._marketplace(message.marketplace)
+            trail = self._trail(operation, message.amazon_order_id, place, message.request)
         sending = self._deliver_once(
             message, ledger, campaign, patience, again, gate, realm or self.endpoint.realm, trail
         )
@@ -537,7 +537,7 @@ class MessagingSession:
                     sending = self._deliver(
                         operation, order_id, request, place, patience, entry, gate, trail=trail
                     )
-                    answer: MessageResponse = await _recorded_in(entry, sending)
+                    answer: MessageResponse = await self._recorded_in(entry, sending, trail)
                     return answer, True
             elif row.status != "sending":
                 if trail is not None:
@@ -587,8 +587,27 @@ class MessagingSession:
             operation, amazon_order_id, request, marketplace, patience, entry, gate, files, trail
         )
         if entry is not None:
-            sending = _recorded_in(entry, sending)
+            sending = self._recorded_in(entry, sending, trail)
         return sending if trail is None else trail.told(sending)
+
+    async def _recorded_in(self, entry: Entry, sending: Awaitable[T], trail: Trail | None) -> T:
+        """Await a send, and record what it raises."""
+        try:
+            return await sending
+        except LedgerError:
+            raise
+        except MessagingError as error:
+            try:
+                await _record(entry, error)
+            except asyncio.CancelledError as cancelled:  # and so nobody is raised the error
+                if trail is None and isinstance(error, OutcomeUnknown):
+                    row = entry.row
+                    operation, place = MESSAGING[row.operation], self._marketplace(row.marketplace)
+                    trail = self._trail(operation, row.amazon_order_id, place)
+                    trail.exchanged(operation, error.attempts, 0.0, error.cause)
+                    trail.ended(cancelled)
+                raise
+            raise
 
     async def _deliver(
         self,
@@ -1020,17 +1039,6 @@ async def _check_files(request: MessageRequest) -> None:
     listed: models.Attached = getattr(request, "attachments", ())
     if paths := [item.path for item in listed if isinstance(item, LocalFile)]:
         await asyncio.to_thread(attachments.check_all, paths)
-
-
-async def _recorded_in(entry: Entry, sending: Awaitable[T]) -> T:
-    """Await a send, and record what it raises."""
-    try:
-        return await sending
-    except LedgerError:
-        raise
-    except MessagingError as error:
-        await _record(entry, error)
-        raise
 
 
 def _recorded(row: LedgerRow) -> MessageResponse:

@@ -249,11 +249,12 @@ async def test_sent_before(watched: MessagingSession, seen: Seen, tmp_path: Path
     """What a ledger knows to be sent is skipped, without an exchange."""
     async with SQLiteLedger(tmp_path / "ledger") as ledger:
         for _ in range(2):
-            await watched.send(ORDER, PROBLEM, ledger=ledger)
+            await watched.send(ORDER, PROBLEM, marketplace="CA", ledger=ledger)
     assert [(event.outcome, event.attempts) for event in seen.messages] == [
         ("sent", 1),
         ("skipped", 0),
     ]
+    assert {event.marketplace for event in seen} == {"CA"}
 
 
 async def test_unknown_before(
@@ -328,6 +329,37 @@ async def test_the_warning_needs_no_other_hook(
     assert record.levelno == logging.WARNING
     assert f"{OPERATION} for order {ORDER} was cancelled" in record.getMessage()
     assert record.__dict__["event"] == "unknown"
+
+
+@pytest.mark.parametrize("others", [0, 1])
+async def test_cancelled_while_it_is_recorded(
+    sandbox: Sandbox,
+    open_session: Open,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    others: int,
+) -> None:
+    """An unknown outcome whose error a cancellation hides is warned of, as no caller is told."""
+    sandbox.faults.add(Fault.UNAVAILABLE)
+    recording = asyncio.Event()
+    async with SQLiteLedger(tmp_path / "ledger") as ledger:
+        settle = ledger.settle
+
+        async def slowly(*args: Any) -> None:
+            recording.set()
+            await asyncio.shield(settle(*args))
+            await asyncio.sleep(30)
+
+        monkeypatch.setattr(ledger, "settle", slowly)
+        session = open_session(hooks=[LoggingHook(), *[Seen() for _ in range(others)]])
+        task = asyncio.create_task(session.send(ORDER, PROBLEM, ledger=ledger))
+        await asyncio.wait_for(recording.wait(), 30)
+        task.cancel()
+        await asyncio.wait((task,))
+        assert task.cancelled()
+    (record,) = caplog.records
+    assert f"{OPERATION} for order {ORDER} was cancelled" in record.getMessage()
 
 
 # Time
