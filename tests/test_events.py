@@ -30,11 +30,14 @@ from sp_messaging_async import (
     RedisThrottle,
     RetryPolicy,
     SQLiteLedger,
+    TransportError,
     UsagePlan,
     events,
     send_all,
+    wire,
 )
 from sp_messaging_async.bulk import Message
+from sp_messaging_async.models import CreateUploadDestinationResponse, UploadDestination
 from sp_messaging_async.operations import OPERATIONS
 from sp_messaging_async.sandbox import Fault, Sandbox
 
@@ -240,6 +243,21 @@ async def test_a_file_by_itself(sandbox: Sandbox, watched: MessagingSession, see
     ]
     assert {made.part_of for made in seen.exchanges} == {None}
     assert seen.messages == []
+
+
+async def test_a_file_without_a_host(
+    watched: MessagingSession, seen: Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A place for a file that is no address is told without a host, and the error is the usual."""
+
+    def read(*_: object) -> CreateUploadDestinationResponse:
+        return CreateUploadDestinationResponse(UploadDestination("sc/1", "http://[", {}))
+
+    monkeypatch.setattr(wire, "read", read)
+    with pytest.raises(TransportError, match="cannot be used"):
+        await watched.upload_attachment(ORDER, CreateWarrantyRequest, b"%PDF", "a.pdf")
+    put = seen.exchanges[-1]
+    assert (put.method, put.url, put.outcome) == ("PUT", "", "failed")
 
 
 # With a ledger

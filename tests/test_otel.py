@@ -31,6 +31,7 @@ from sp_messaging_async import (
     ConfigurationError,
     CreateUnexpectedProblemRequest,
     CreateWarrantyRequest,
+    InvalidMessage,
     LocalFile,
     Message,
     MessagingError,
@@ -97,6 +98,10 @@ class Telemetry:
         found = [item for item in self._metrics() if item.name == name]
         assert len(found) == 1
         return {frozenset(point.attributes.items()): point for point in found[0].data.data_points}
+
+    def has(self, name: str) -> bool:
+        """Whether a metric has any point."""
+        return any(item.name == name for item in self._metrics())
 
     def count(self, name: str, **attributes: object) -> float:
         """The sum of a counter's points that have these attributes, dots written as `__`."""
@@ -353,6 +358,14 @@ async def test_metrics(sandbox: Sandbox, session: MessagingSession, telemetry: T
         for found, point in telemetry.metric("sp_messaging.plan.wait").items()
     }
     assert waits == {OPERATION: 3, "getAttributes": 1}
+
+
+async def test_what_is_refused_here(session: MessagingSession, telemetry: Telemetry) -> None:
+    """A message that never came to wait for its plan is counted, and does not shorten the wait."""
+    with pytest.raises(InvalidMessage):
+        await session.send(ORDER, CreateUnexpectedProblemRequest(text="Write to me@example.com"))
+    assert telemetry.count("sp_messaging.messages", sp_messaging__outcome="rejected") == 1
+    assert not telemetry.has("sp_messaging.plan.wait")
 
 
 def test_unknowns_are_there_from_the_start(telemetry: Telemetry) -> None:
