@@ -9,6 +9,7 @@ import asyncio
 import copy
 import logging
 import math
+import time
 from urllib.parse import urlencode
 
 from attrs import field, frozen
@@ -35,6 +36,14 @@ class _AccessToken:
     value: str = field(repr=False)
     renew_from: float  # loop time from which the next call renews it
     serves_until: float  # loop time after which it is not sent any more
+    ahead: float  # seconds that the time of day was ahead of the loop's when it was asked for
+
+    def now(self, loop_time: float) -> float:
+        """The time that counts for it, by the clock that has gone further since it was asked for.
+
+        The loop's stands still while a machine sleeps; the time of day may be set back.
+        """
+        return max(loop_time, time.time() - self.ahead)
 
 
 _RENEW_AHEAD = 300.0  # seconds before expiry, or a quarter of a short life
@@ -90,9 +99,12 @@ class TokenSource:
         now: the event loop's time.
         """
         token = self._token
-        if token is None or now >= token.serves_until:
+        if token is None:
             return None
-        if now >= max(token.renew_from, self._renew_not_before):
+        counts = token.now(now)
+        if counts >= token.serves_until:
+            return None
+        if counts >= token.renew_from and now >= self._renew_not_before:
             self._renewing(transport, timeout)
         return token.value
 
@@ -110,8 +122,8 @@ class TokenSource:
 
     def is_stale(self) -> bool:
         """Whether there is nothing in it that another session could use."""
-        now = asyncio.get_running_loop().time()
-        serves = self._token is not None and now < self._token.serves_until
+        now, token = asyncio.get_running_loop().time(), self._token
+        serves = token is not None and token.now(now) < token.serves_until
         return not serves and self._renewal is None
 
     async def _renewed(self, transport: Transport, timeout: float) -> str:  # noqa: ASYNC109
@@ -188,9 +200,10 @@ class TokenSource:
         while True:
             attempt += 1
             asked_at = asyncio.get_running_loop().time()
+            ahead = time.time() - asked_at
             try:
                 answer = await transport.exchange(request).answer(timeout)
-                return _read_token(answer, asked_at)
+                return _read_token(answer, asked_at, ahead)
             except TransportError as error:
                 failure: MessagingError = TransportError(
                     f"Login with Amazon: {error.reason}", False
@@ -242,10 +255,10 @@ def _token_request(token_url: str, credentials: Credentials) -> HttpRequest:
     return HttpRequest("POST", token_url, headers, urlencode(form).encode())
 
 
-def _read_token(answer: HttpAnswer, asked_at: float) -> _AccessToken:
+def _read_token(answer: HttpAnswer, asked_at: float, ahead: float) -> _AccessToken:
     data = _json_object(answer)
     if answer.status == 200:
-        return _accepted(data, asked_at)
+        return _accepted(data, asked_at, ahead)
     code = data.get("error")
     code = code if isinstance(code, str) and code in _CODES else None
     text = f"Login with Amazon answered {answer.status}"
@@ -264,7 +277,7 @@ def _json_object(answer: HttpAnswer) -> dict[str, object]:
     return data if isinstance(data, dict) else {}
 
 
-def _accepted(data: dict[str, object], asked_at: float) -> _AccessToken:
+def _accepted(data: dict[str, object], asked_at: float, ahead: float) -> _AccessToken:
     value, life = data.get("access_token"), data.get("expires_in", 3600)
     if not isinstance(value, str) or not value.isascii() or not value.isprintable() or not value:
         raise _Passing("Login with Amazon answered 200 without a usable access token")
@@ -274,4 +287,5 @@ def _accepted(data: dict[str, object], asked_at: float) -> _AccessToken:
         value,
         renew_from=asked_at + life - min(_RENEW_AHEAD, life / 4),
         serves_until=asked_at + life - min(_SAFETY, life / 10),
+        ahead=ahead,
     )

@@ -21,9 +21,11 @@ from .auth import TokenSource
 from .credentials import DEFAULT_ACCOUNT, Credentials, CredentialsSource
 from .errors import (
     ApiError,
+    BadRequest,
     CallContext,
     ConfigurationError,
     Finding,
+    Forbidden,
     InvalidMessage,
     LedgerError,
     MessagingError,
@@ -628,15 +630,28 @@ class MessagingSession:
         operation.warn_if_retired()
         if gate is not None:
             await self._pass(gate, patience)
-        if operation.takes_attachments:
-            request = await self._with_uploads(
-                operation, amazon_order_id, request, place, patience, files, trail
+        uploads = 0
+        while True:
+            ready = request
+            if operation.takes_attachments:
+                ready = await self._with_uploads(
+                    operation, amazon_order_id, request, place, patience, files, trail
+                )
+                uploads += ready is not request
+            http_request = wire.build(
+                self.endpoint.api_url, operation, amazon_order_id, place, ready, self._agent
             )
-        http_request = wire.build(
-            self.endpoint.api_url, operation, amazon_order_id, place, request, self._agent
-        )
-        call = _Call(operation, amazon_order_id, place, http_request, patience, entry, gate, trail)
-        return await self._perform(call)
+            call = _Call(
+                operation, amazon_order_id, place, http_request, patience, entry, gate, trail
+            )
+            try:
+                return await self._perform(call)
+            except BadRequest as refusal:
+                # What this call has uploaded is gone, as after a long wait: once more, from there.
+                if uploads != 1 or not wire.names_upload(refusal):
+                    raise
+                if entry is not None:
+                    await entry.planned_again(refusal)
 
     def _trail(
         self,
@@ -697,27 +712,39 @@ class MessagingSession:
             self.endpoint.api_url, operation, amazon_order_id, marketplace, file.md5, self._agent
         )
         call = _Call(UPLOAD, amazon_order_id, marketplace, request, patience, trail=trail)
-        answer: models.CreateUploadDestinationResponse = await self._perform(call)
-        destination = answer.payload
+        for is_last in (False, True):
+            answer: models.CreateUploadDestinationResponse = await self._perform(call)
+            destination = answer.payload
+            try:
+                await self._put(call, file, destination)
+                break
+            except Forbidden:
+                # The address serves for 15 minutes, which pass while a machine sleeps: once more,
+                # to another.
+                if is_last:
+                    raise
+        return Attachment(destination.upload_destination_id, file.name, size=file.size)
 
+    async def _put(
+        self, call: _Call, file: attachments.FileToUpload, destination: models.UploadDestination
+    ) -> None:
         def put() -> Awaitable[None]:
             return attachments.put(
-                amazon_order_id,
+                call.amazon_order_id,
                 file,
                 destination,
                 self._transport,
                 self._retry,
                 self._timeout,
-                lambda seconds: self._with_patience(patience, partial(asyncio.sleep, seconds)),
-                None if trail is None else partial(trail.exchanged, UPLOAD),
+                lambda seconds: self._with_patience(call.patience, partial(asyncio.sleep, seconds)),
+                None if call.trail is None else partial(call.trail.exchanged, UPLOAD),
             )
 
         try:
-            await self._until_ended(put, patience)
+            await self._until_ended(put, call.patience)
         except _CallError as error:
             error.context = error.context or call.context()
             raise
-        return Attachment(destination.upload_destination_id, file.name, size=file.size)
 
     async def _perform(self, call: _Call) -> Any:
         """Token, plan, intent, exchange, answer, judgement; again until one attempt settles it."""

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import io
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +24,8 @@ __all__ = ["Exchange", "InFlight", "TimeLimit", "Transport", "connector"]
 # with its fate unknown, and a new connection costs a few milliseconds.
 _KEEPALIVE = 4.0  # seconds
 
+_SLEPT = 1.0  # seconds between two clocks; no correction is as large between two exchanges
+
 _NO_TIMEOUT = aiohttp.ClientTimeout(total=None)
 _NO_TYPE = ("Content-Type",)
 _LARGE = 2**20  # bytes; aiohttp wants more than this in a file, and writes it in pieces
@@ -37,6 +40,8 @@ class Transport:
     def __init__(self, http: aiohttp.ClientSession | None = None) -> None:
         self._http = http
         self._is_own = http is None
+        self._left: list[aiohttp.ClientSession] = []
+        self._ahead = 0.0
         self._closed = False
 
     def exchange(self, request: HttpRequest, lapsed: Callable[[], bool] | None = None) -> Exchange:
@@ -44,11 +49,25 @@ class Transport:
 
         lapsed: asked right before the write of a body; if it says so, nothing is written.
         """
+        if self._is_own and self._has_slept() and self._http is not None and not self._closed:
+            # Its idle connections end by their own timer, and those in use with their exchanges;
+            # what stays until the end is a few kilobytes a sleep.
+            self._left.append(self._http)
+            self._http = None
         if self._http is None:
             self._http = aiohttp.ClientSession(
                 connector=connector(), cookie_jar=aiohttp.DummyCookieJar()
             )
         return Exchange(self._http, request, lapsed)
+
+    def _has_slept(self) -> bool:
+        """Whether the machine was suspended since this was asked last.
+
+        The clock by which idle connections are closed may stand still then, and the server has
+        closed them long since: a message written on one would be lost with its fate unknown.
+        """
+        before, self._ahead = self._ahead, time.time() - time.monotonic()
+        return abs(self._ahead - before) > _SLEPT
 
     @property
     def closed(self) -> bool:
@@ -59,7 +78,8 @@ class Transport:
         """Carry no more; close the connections, if they are its own."""
         self._closed = True
         if self._is_own and self._http is not None:
-            await self._http.close()
+            for http in (self._http, *self._left):
+                await http.close()
 
 
 def connector() -> aiohttp.TCPConnector:

@@ -39,6 +39,7 @@ __all__ = [
     "build_upload_destination",
     "checked_order_id",
     "names_token",
+    "names_upload",
     "rate_limit",
     "read",
     "user_agent",
@@ -300,6 +301,16 @@ def names_token(error: ApiError) -> bool:
     return type(error) is Forbidden and any(
         _TOKEN_TROUBLE.search(f"{item.message} {item.details}") for item in error.errors
     )
+
+
+def names_upload(error: ApiError) -> bool:
+    """Whether a 400 is about an uploaded file that Amazon does not have (any more)."""
+    return type(error) is BadRequest and any(
+        _UPLOAD_TROUBLE.search(f"{item.message} {item.details}") for item in error.errors
+    )
+
+
+_UPLOAD_TROUBLE = re.compile(r"attachment with id\b.*\bdoes not exist", re.IGNORECASE | re.DOTALL)
 
 
 def _names_template(error: Error) -> bool:

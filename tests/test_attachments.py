@@ -697,14 +697,16 @@ async def test_an_upload_outlives_failures(
 async def test_a_refused_put_fails_the_message(
     sandbox: Sandbox, open_session: Open, fault: Fault, error: type[ApiError], tmp_path: Path
 ) -> None:
-    """The error names upload and order, the PUT is not repeated, and nothing is delivered."""
+    """The error names upload and order, nothing is delivered, no address is tried twice."""
     (tmp_path / "a.pdf").write_bytes(b"a file")
-    sandbox.faults.add(fault, fault, operation="upload")
+    sandbox.faults.add(*[fault] * 3, operation="upload")
     with pytest.raises(error) as caught:
         await open_session().send(ORDER, InvoiceRequest([LocalFile(tmp_path / "a.pdf")]))
     assert caught.value.operation == UPLOAD.name
     assert caught.value.amazon_order_id == ORDER
-    assert len(sandbox.faults) == 1
+    assert len(sandbox.faults) == (1 if error is Forbidden else 2)
+    puts = [each.path for each in sandbox.journal.since(0) if each.verb == "PUT"]
+    assert len(puts) == len(set(puts)) == 3 - len(sandbox.faults)
     assert sandbox.delivered == []
 
 
