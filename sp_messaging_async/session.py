@@ -753,8 +753,7 @@ class MessagingSession:
             while True:
                 token = self._turn_now(call, loop) or await self._turn(call)
                 if call.entry is not None:
-                    await call.entry.intend(self._timeout)
-                    self._refuse_if_ended(call.patience)  # the commit took its time
+                    await self._intend(call, call.entry)
                 call.attempts += 1
                 try:
                     if call.trail is None:
@@ -773,6 +772,15 @@ class MessagingSession:
                     del failure  # see there
         except _CallError as error:
             error.context = error.context or call.context()
+            raise
+
+    async def _intend(self, call: _Call, entry: Entry) -> None:
+        try:
+            await entry.intend(self._timeout)
+            self._refuse_if_ended(call.patience)  # the commit took its time
+        except BaseException:
+            if call.gate is not None:
+                call.gate.leave()
             raise
 
     def _turn_now(self, call: _Call, loop: asyncio.AbstractEventLoop) -> str | None:
@@ -905,6 +913,8 @@ class MessagingSession:
                 raise failure
             finally:
                 del failure  # or it would hold this frame that holds it, and the message with them
+        if call.gate is not None:
+            call.gate.leave()
         if call.entry is not None:
             await call.entry.planned_again(failure)
         if verdict is Verdict.AGAIN:
@@ -1005,6 +1015,10 @@ class Gate(Protocol):
 
     def enter(self) -> bool:
         """Whether the call may go now, its plan having let it go."""
+        ...
+
+    def leave(self) -> None:
+        """A call that might go did not, or in vain; it will line up again, or be gone."""
         ...
 
 

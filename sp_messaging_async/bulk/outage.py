@@ -8,6 +8,7 @@ from typing import Literal
 from ..errors import (
     ApiError,
     AuthenticationError,
+    InvalidMessage,
     MessagingError,
     ServerError,
     SessionClosed,
@@ -17,7 +18,7 @@ from ..errors import (
 from ..session import MessagingSession
 from .messages import Outcome
 
-__all__ = ["Outage"]
+__all__ = ["Outage", "Passage"]
 
 IN_A_ROW = 5  # failures after which a seller pauses
 _LONGEST_PAUSE = 600.0  # seconds
@@ -65,8 +66,15 @@ class Outage:
         self._on_trial = self._state == "trial"
         return True
 
+    def leave(self) -> None:
+        """One that might go lines up again; if it was on trial, another may be."""
+        if self._on_trial:
+            self._become("trial")
+
     def noted(self, outcome: Outcome) -> Outcome:
         """Note what became of a message; returns the same."""
+        if isinstance(outcome.error, InvalidMessage):
+            return outcome  # nobody was asked
         if outcome.status == "unknown" or _is_of_an_outage(outcome.error):
             self._failures += 1
             if self._failures >= IN_A_ROW and self._state != "closed":
@@ -74,8 +82,8 @@ class Outage:
         elif outcome.status != "planned":
             self._failures, self._pause = 0, self._first_pause
             self._become("open")
-        elif self._on_trial:
-            self._become("trial")
+        else:
+            self.leave()
         return outcome
 
     def cancel(self) -> None:
@@ -112,6 +120,40 @@ class Outage:
                     continue
             self._become("trial")
             return
+
+
+class Passage:
+    """A message's own way through: what was recorded of it before says nothing of now."""
+
+    def __init__(self, outage: Outage) -> None:
+        self._outage = outage
+        self._entered = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it may line up for its plan."""
+        return self._outage.is_open
+
+    async def opens(self) -> None:
+        """Return when it is open."""
+        await self._outage.opens()
+
+    def enter(self) -> bool:
+        """Whether it may be written now."""
+        self._entered = self._outage.enter()
+        return self._entered
+
+    def leave(self) -> None:
+        """It was not written, or in vain, and lines up again or is gone."""
+        if self._entered:
+            self._entered = False
+            self._outage.leave()
+
+    def noted(self, outcome: Outcome) -> Outcome:
+        """Note what became of it, if that was found out now; returns the same."""
+        if self._entered or outcome.status == "planned":
+            return self._outage.noted(outcome)
+        return outcome
 
 
 def _is_of_an_outage(error: MessagingError | None) -> bool:

@@ -18,7 +18,7 @@ from ..ledger import DEFAULT_CAMPAIGN, Ledger, Planned
 from ..operations import by_request
 from ..session import MessagingSession, Patience
 from .messages import Message, Outcome
-from .outage import Outage
+from .outage import Outage, Passage
 
 __all__ = ["SendAll", "send_all"]
 
@@ -253,19 +253,23 @@ class _Work:
             account = _account_of(message, self._sessions)
         except InvalidMessage as error:
             return Outcome.of_error(message, error)
+        passage = Passage(self._outages[account])
         # No name for the outcome here: an error holds this frame, which would hold the error.
         try:
-            return self._outages[account].noted(await self._deliver(message, account, patience))
+            return passage.noted(await self._deliver(message, account, patience, passage))
         except LedgerError:
+            passage.leave()
             raise
         except MessagingError as error:
-            return self._outages[account].noted(Outcome.of_error(message, error))
+            return passage.noted(Outcome.of_error(message, error))
 
-    async def _deliver(self, message: Message, account: str, patience: Patience) -> Outcome:
-        session, outage = self._sessions[account], self._outages[account]
+    async def _deliver(
+        self, message: Message, account: str, patience: Patience, passage: Passage
+    ) -> Outcome:
+        session = self._sessions[account]
         order_id, request, place = message.amazon_order_id, message.request, message.marketplace
         if self._record is None:
-            response = await session.deliver(order_id, request, place, patience, gate=outage)
+            response = await session.deliver(order_id, request, place, patience, gate=passage)
             return Outcome(message, "sent", response)
         identity = None if place is None else session.marketplace.of_same_region(place).id
         response, is_new = await session.deliver_once(
@@ -273,7 +277,7 @@ class _Work:
             self._record.ledger,
             self._record.campaign,
             patience,
-            gate=outage,
+            gate=passage,
         )
         return Outcome(message, "sent" if is_new else "skipped", response)
 
